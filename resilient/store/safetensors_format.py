@@ -1,0 +1,232 @@
+"""The safetensors format: named tensors <-> bytes, without copying big tensors.
+
+Layout: the header's length (8 bytes, little endian), the header (JSON, padded with spaces so that the data starts at a multiple of
+64), then the tensors without a hole. Tensors lie in the order of their item size, largest first, which aligns each of them; the header keeps the
+order of the caller. Reading is strict: everything that a writer of ours would not have written is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resilient.errors import ConfigurationError
+
+Array = npt.NDArray[Any]
+
+SUFFIX = ".safetensors"
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MAX_RANK = 32  # what every supported NumPy can hold
+_MAX_DIMENSION = 2**62
+_METADATA = "__metadata__"
+_ALIGNMENT = 64
+_CHUNK = 8 * 2**20
+_SMALL = 2**18  # below this a tensor is gathered with its neighbours instead of costing a system call
+_GATHER = 2**20
+
+_NAMES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "uint32": "U32",
+    "int32": "I32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+}
+_DTYPES = {code: name for name, code in _NAMES.items()}
+
+
+class FormatError(ValueError):
+    """The bytes are not a safetensors file as this module writes it; the message says what is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A file about to be written: its `size` in bytes, its header, and its tensors in the order of the data."""
+
+    size: int
+    header: bytes
+    arrays: Sequence[Array]
+
+    def chunks(self) -> Iterator[bytes | bytearray | memoryview]:
+        """The file's content in order. A chunk is valid until the next one is asked for."""
+        gathered = bytearray(self.header)
+        for array in self.arrays:
+            data = _bytes_of(array)
+            if len(data) <= _SMALL:
+                gathered += data
+            if gathered and (len(data) > _SMALL or len(gathered) >= _GATHER):
+                yield gathered
+                gathered = bytearray()
+            if len(data) > _SMALL:
+                yield from (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
+        if gathered:
+            yield gathered
+
+
+def _bytes_of(array: Array) -> memoryview:
+    # Through uint8, because memoryview does not know bfloat16 and float8. Copies only where the array is not contiguous.
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def layout(tensors: Mapping[str, Any]) -> Layout:
+    """Plans the file of `tensors`: name -> anything that `np.asarray` takes, of any shape.
+
+    Raises:
+        ConfigurationError: a name or a dtype that the format does not have.
+    """
+    arrays = {name: _little_endian(_array(name, value)) for name, value in tensors.items()}
+    by_size = sorted(arrays, key=lambda name: -arrays[name].dtype.itemsize)
+    ends: dict[str, int] = {}
+    end = 0
+    for name in by_size:
+        end += arrays[name].nbytes
+        ends[name] = end
+    header = {
+        name: {"dtype": _NAMES[array.dtype.name], "shape": list(array.shape), "data_offsets": [ends[name] - array.nbytes, ends[name]]}
+        for name, array in arrays.items()
+    }
+    encoded = _encode_header(header)
+    return Layout(len(encoded) + end, encoded, [arrays[name] for name in by_size])
+
+
+def _array(name: str, value: Any) -> Array:
+    if not isinstance(name, str) or name == _METADATA or not _encodable(name):
+        raise ConfigurationError(f"A tensor cannot be saved under the name {name!r}. Use a plain Unicode string other than {_METADATA!r}.")
+    array = np.asarray(value)
+    if array.dtype.name not in _NAMES:
+        raise ConfigurationError(
+            f"Tensor {name!r} has dtype {array.dtype}, which safetensors cannot hold. "
+            f"Save it as one of {', '.join(_NAMES)} (a complex one as its real and imaginary parts)."
+        )
+    if array.ndim > _MAX_RANK:
+        raise ConfigurationError(f"Tensor {name!r} has {array.ndim} dimensions. Reshape it to at most {_MAX_RANK} before saving.")
+    return array
+
+
+def _encodable(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _little_endian(array: Array) -> Array:
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _encode_header(header: Mapping[str, Any]) -> bytes:
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    if len(text) > MAX_HEADER_BYTES:
+        raise ConfigurationError(f"{len(header)} tensors need a header of {len(text)} bytes. Use fewer tensors or shorter names.")
+    return struct.pack("<Q", len(text)) + text
+
+
+def parse(data: Any) -> dict[str, Array]:
+    """Tensors of a file's content, in the header's order, as views on `data` (any buffer; read-only if that is).
+
+    Raises:
+        FormatError: anything out of the ordinary. Memory taken is bounded by the size of `data`.
+    """
+    content = np.frombuffer(data, np.uint8)
+    header, start = _read_header(content)
+    body = content[start:]
+    entries = {name: _entry(name, value) for name, value in header.items() if name != _METADATA}
+    _check_cover(entries, len(body))
+    return {name: entry.view(name, body) for name, entry in entries.items()}
+
+
+def _read_header(content: Array) -> tuple[dict[str, Any], int]:
+    if len(content) < 8:
+        raise FormatError(f"it has {len(content)} bytes, too few for a header")
+    length = struct.unpack("<Q", content[:8].tobytes())[0]
+    if length > min(MAX_HEADER_BYTES, len(content) - 8):
+        raise FormatError(f"its header claims {length} bytes")
+    try:
+        header = json.loads(content[8 : 8 + length].tobytes().decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"its header is not JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise FormatError("its header is not a JSON object")
+    return header, 8 + length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return result
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    def view(self, name: str, body: Array) -> Array:
+        try:
+            return body[self.begin : self.end].view(self.dtype).reshape(self.shape)
+        except ValueError as error:  # an empty tensor of an absurd shape
+            raise FormatError(f"tensor {name!r} cannot have shape {self.shape}") from error
+
+
+def _entry(name: str, value: Any) -> _Entry:
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+        raise FormatError(f"the entry of tensor {name!r} is malformed")
+    code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(code, str) or code not in _DTYPES:
+        raise FormatError(f"tensor {name!r} has the unknown dtype {code!r}")
+    if not _sizes(shape, _MAX_RANK) or not _sizes(offsets, 2) or len(offsets) != 2:
+        raise FormatError(f"the shape or the offsets of tensor {name!r} are not sizes")
+    dtype = _dtype(_DTYPES[code])
+    begin, end = offsets
+    if end - begin != math.prod(shape) * dtype.itemsize:
+        raise FormatError(f"tensor {name!r} of shape {shape} does not fill its {end - begin} bytes")
+    return _Entry(dtype, tuple(shape), begin, end)
+
+
+def _sizes(value: Any, longest: int) -> bool:
+    if not isinstance(value, list) or len(value) > longest:
+        return False
+    return all(type(size) is int and 0 <= size <= _MAX_DIMENSION for size in value)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    if name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        import ml_dtypes  # only where such a tensor occurs: the command line starts faster without
+
+        return np.dtype(getattr(ml_dtypes, name))
+    return np.dtype(name)
+
+
+def _check_cover(entries: Mapping[str, _Entry], size: int) -> None:
+    end = 0
+    for begin, next_end in sorted((entry.begin, entry.end) for entry in entries.values()):
+        if begin != end:
+            raise FormatError(f"its tensors leave a hole or overlap at byte {end}")
+        end = next_end
+    if end != size:
+        raise FormatError(f"its tensors end at byte {end} of {size}")
