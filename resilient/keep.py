@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from resilient.durations import parse_duration
 from resilient.errors import ConfigurationError
-from resilient.manifest import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from resilient.manifest import Manifest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xxhash
 
 from resilient.manifest import FileEntry
 from resilient.store import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 Buffer = bytes | bytearray | memoryview
 
@@ -83,7 +86,7 @@ def make_directories(path: Path) -> None:
         path = path.parent
     for directory in reversed(missing):
         with contextlib.suppress(FileExistsError):  # another process may be creating the same one
-            os.mkdir(directory)
+            directory.mkdir()
         sync_directory(directory.parent)
         if not directory.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(directory))

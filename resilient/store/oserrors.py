@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from resilient.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "Free space there, keep fewer checkpoints, or name a directory on another disk"),
@@ -35,12 +38,16 @@ _REASONS = {
     errno.EMLINK: ("the directory holds too many entries", "Keep fewer checkpoints"),
 }
 
+_IN_THE_WAY = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP}
+
 
 def storage_error(error: OSError, action: str, path: str | os.PathLike[str]) -> StorageError:
     """`StorageError` that says what failed (`action`, an infinitive), where, why, and what to do."""
     number = error.errno
     default = (error.strerror or str(error), "Check the disk, or name another directory")
     why, remedy = _REASONS.get(number, default) if number is not None else default
+    if number in _IN_THE_WAY and isinstance(error.filename, str) and error.filename != os.fspath(path):
+        why = f"{why} ({error.filename})"
     return StorageError(f"Could not {action} at {os.fspath(path)}: {why}. {remedy}.")
 
 

@@ -1,8 +1,8 @@
 """The safetensors format: named tensors <-> bytes, without copying big tensors.
 
-Layout: the header's length (8 bytes, little endian), the header (JSON, padded with spaces so that the data starts at a multiple of
-64), then the tensors without a hole. Tensors lie in the order of their item size, largest first, which aligns each of them; the header keeps the
-order of the caller. Reading is strict: everything that a writer of ours would not have written is an error.
+Layout: the header's length (8 bytes, little endian), the header (JSON, padded with spaces so that the data starts at a multiple
+of 64), then the tensors without a hole. Tensors lie in the order of their item size, largest first, which aligns each of them; the
+header keeps the order of the caller. Reading is strict: everything that a writer of ours would not have written is an error.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import dataclasses
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from resilient.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
 Array = npt.NDArray[Any]
 
@@ -45,6 +47,7 @@ _NAMES = {
     "bfloat16": "BF16",
     "float32": "F32",
     "float64": "F64",
+    "complex64": "C64",
     "float8_e4m3fn": "F8_E4M3",
     "float8_e5m2": "F8_E5M2",
 }
@@ -81,7 +84,7 @@ class Layout:
 
 def _bytes_of(array: Array) -> memoryview:
     # Through uint8, because memoryview does not know bfloat16 and float8. Copies only where the array is not contiguous.
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def layout(tensors: Mapping[str, Any]) -> Layout:
@@ -112,7 +115,7 @@ def _array(name: str, value: Any) -> Array:
     if array.dtype.name not in _NAMES:
         raise ConfigurationError(
             f"Tensor {name!r} has dtype {array.dtype}, which safetensors cannot hold. "
-            f"Save it as one of {', '.join(_NAMES)} (a complex one as its real and imaginary parts)."
+            f"Save it as one of {', '.join(_NAMES)} (a complex128 one as its real and imaginary parts)."
         )
     if array.ndim > _MAX_RANK:
         raise ConfigurationError(f"Tensor {name!r} has {array.ndim} dimensions. Reshape it to at most {_MAX_RANK} before saving.")
@@ -216,9 +219,10 @@ def _sizes(value: Any, longest: int) -> bool:
 
 def _dtype(name: str) -> np.dtype[Any]:
     if name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
-        import ml_dtypes  # only where such a tensor occurs: the command line starts faster without
+        import ml_dtypes  # noqa: PLC0415 (only where such a tensor occurs: the command line starts faster without)
 
-        return np.dtype(getattr(ml_dtypes, name))
+        extension: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return extension
     return np.dtype(name)
 
 

@@ -1,0 +1,160 @@
+"""The run's journal: append-only events, one JSON object a line in `journal.jsonl`. A torn last line is no event.
+
+The training process and its supervisor both append to it. Every event is one `write` on a descriptor opened with O_APPEND, which a local
+file system carries out as a whole: lines of two processes never mix, and a death can tear the last line only.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import numbers
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from resilient.errors import ConfigurationError
+
+JOURNAL_NAME = "journal.jsonl"
+MAX_LINE_BYTES = 2**20  # a longer line is no event: the reader's memory is bounded whatever lies in the file
+EVENTS = frozenset(
+    {"started", "restored", "saved", "save_failed", "quarantined", "notice", "preempted", "failed", "finished"}
+    | {"attempt", "exited", "hung", "gave_up"}  # the supervisor's
+)
+
+
+class Journal:
+    """Appends events to the journal of one run directory. Safe to use from several threads.
+
+    Args:
+        directory: the run directory. Nothing is opened before the first event, so that a directory that is missing is no error here.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.path = Path(directory) / JOURNAL_NAME
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        self._name_is_durable = False
+
+    def append(self, event: str, *, durable: bool = False, **fields: Any) -> bool:
+        """Append one event with the present time.
+
+        Args:
+            event: one of `EVENTS`.
+            durable: return only after the event is on stable storage.
+            **fields: what belongs to the event. Plain JSON is kept; NaN and infinities become strings, anything unknown its `str`.
+
+        Returns:
+            Whether the event was written (and flushed, where `durable`). False, never an exception, where the disk refuses: a run must
+            not end because its diary is full.
+
+        Raises:
+            ConfigurationError: `event` is not one of `EVENTS`, or a field is called `time`. That is a defect of the calling code.
+        """
+        if event not in EVENTS:
+            raise ConfigurationError(f"event={event!r} is not an event of the journal. Use one of {', '.join(sorted(EVENTS))}.")
+        if "time" in fields:
+            raise ConfigurationError("A journal event got a field named 'time', which the journal sets itself. Use another name.")
+        try:
+            line = _encode({"event": event, "time": dt.datetime.now(dt.timezone.utc).isoformat(), **fields})
+            with self._lock:
+                self._write(line)
+                if durable:
+                    self._flush()
+        except (OSError, ValueError, TypeError, RecursionError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the file. A later `append` opens it again."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _write(self, line: bytes) -> None:
+        if self._descriptor is None:
+            # O_RDWR and not O_WRONLY: the last byte has to be read to see a torn line.
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Asked before every event and not once: the other process may have died in the middle of a line since.
+        data = b"\n" + line if _is_torn(self._descriptor) else line
+        if os.write(self._descriptor, data) != len(data):
+            raise OSError(f"short write to {self.path}")
+
+    def _flush(self) -> None:
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+        if not self._name_is_durable:
+            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+            self._name_is_durable = True
+
+
+def read(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Events of the run directory in the order they were written; torn and foreign lines are left out, [] if there is no journal.
+
+    Names this version does not know are kept: a newer one may have written them.
+
+    Raises:
+        OSError: the journal exists and cannot be read.
+    """
+    try:
+        with open(Path(directory) / JOURNAL_NAME, "rb") as file:
+            return [event for line in _lines(file) if (event := _decode(line)) is not None]
+    except FileNotFoundError:
+        return []
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines of at most `MAX_LINE_BYTES`; longer ones are passed over piece by piece."""
+    whole = True
+    while piece := file.readline(MAX_LINE_BYTES):
+        ends = piece.endswith(b"\n")
+        if whole and (ends or len(piece) < MAX_LINE_BYTES):
+            yield piece
+        whole = ends
+
+
+def _is_torn(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    line = json.dumps(_plain(document), allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
+    if len(line) <= MAX_LINE_BYTES:
+        return line
+    # That it happened matters more than its details, such as the traceback of an endless recursion.
+    return _encode({"event": document["event"], "time": document["time"], "left_out": f"{len(line)} bytes"})
+
+
+def _plain(value: Any) -> Any:
+    """The value as strict JSON. NumPy's scalars register as `numbers`, so they need no import."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        return number if math.isfinite(number) else str(number)
+    return str(value)
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    """Event of one line, None if it is none. A proper prefix of a JSON object is never one, so no torn line can pass for an event."""
+    try:
+        event = json.loads(line)
+        aware = dt.datetime.fromisoformat(event["time"]).tzinfo is not None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) and aware else None

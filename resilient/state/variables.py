@@ -1,0 +1,131 @@
+"""The model's variables by name: which there are, whether a checkpoint fits them, a snapshot of them, and the way back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from resilient.errors import CheckpointMismatchError
+
+Named = dict[str, Any]  # name -> Keras variable, in the model's own order
+GROUPS = ("model", "optimizer", "metrics")
+_AUTO_NUMBER = re.compile(r"_\d+(?=[/_#]|$)|#\d+$")
+_SHOWN = 4
+
+
+def variables_of(model: Any) -> dict[str, Named]:
+    """Every variable of the model, in three groups: "model" (weights and seed generators), "optimizer" and "metrics".
+
+    Names are Keras' paths; where a path occurs twice, the later ones get `#2`, `#3`.
+    """
+    seen: set[int] = set()
+    return {
+        "model": _named(model.variables, seen),
+        "optimizer": _named((v for optimizer in _optimizers(model) for v in optimizer.variables), seen),
+        "metrics": _named(model.metrics_variables, seen),
+    }
+
+
+def _named(variables: Iterable[Any], seen: set[int]) -> Named:
+    named: Named = {}
+    for variable in variables:
+        if id(variable) in seen:
+            continue
+        seen.add(id(variable))
+        name, copies = variable.path, 1
+        while name in named:
+            copies += 1
+            name = f"{variable.path}#{copies}"
+        named[name] = variable
+    return named
+
+
+def _optimizers(model: Any) -> Iterator[Any]:
+    """The compiled optimizer first, then those that a custom train_step keeps as attributes of the model (a GAN's two)."""
+    found: list[Any] = []
+    candidates = [getattr(model, "optimizer", None), *vars(model).values()]
+    for value in candidates:
+        if isinstance(value, keras.optimizers.Optimizer) and not any(value is other for other in found):
+            found.append(value)
+            yield value
+
+
+def snapshot(variables: Named) -> dict[str, Any]:
+    """The variables' present values: references to the live buffers, copied by TensorFlow only when a later step writes into them."""
+    return {name: _value(variable) for name, variable in variables.items()}
+
+
+def _value(variable: Any) -> Any:
+    # `variable.value` is the live ResourceVariable; read_value() pins the buffer of this moment.
+    return variable.value.read_value()
+
+
+def differences(saved: Mapping[str, Any], live: Named, what: str) -> list[str]:
+    """Sentences naming where the checkpoint's tensors and the live variables disagree; [] where they fit.
+
+    Names are compared without the numbers that Keras appends (`dense_1`), which depend on what else the process has built.
+    """
+    saved_names, live_names = list(saved), list(live)
+    if [_canonical(name) for name in saved_names] != [_canonical(name) for name in live_names]:
+        return _name_differences(saved_names, live_names, what)
+    return [
+        f"{what} variable '{theirs}' is {_describe(saved[mine])} in the checkpoint and {_describe(live[theirs])} now"
+        for mine, theirs in zip(saved_names, live_names, strict=True)
+        if _describe(saved[mine]) != _describe(live[theirs])
+    ]
+
+
+def _name_differences(saved: list[str], live: list[str], what: str) -> list[str]:
+    before, now = [_canonical(name) for name in saved], [_canonical(name) for name in live]
+    if len(before) == len(now):
+        pairs = [(old, new) for old, new, a, b in zip(saved, live, before, now, strict=True) if a != b]
+        return [f"{what} variable '{old}' of the checkpoint is '{new}' now" for old, new in pairs]
+    gone = [f"{what} variable '{name}' of the checkpoint does not exist now" for name in _unmatched(saved, now)]
+    new = [f"{what} variable '{name}' is not in the checkpoint" for name in _unmatched(live, before)]
+    return gone + new
+
+
+def _unmatched(names: list[str], others: list[str]) -> list[str]:
+    left = list(others)
+    unmatched = []
+    for name in names:
+        if _canonical(name) in left:
+            left.remove(_canonical(name))
+        else:
+            unmatched.append(name)
+    return unmatched
+
+
+def _canonical(name: str) -> str:
+    return _AUTO_NUMBER.sub("", name)
+
+
+def _describe(value: Any) -> str:
+    dtype = value.dtype if isinstance(value.dtype, str) else value.dtype.name
+    return f"{dtype}{list(value.shape)}"
+
+
+def check(saved: Mapping[str, Mapping[str, Any]], live: Mapping[str, Named], where: str) -> None:
+    """Raise CheckpointMismatchError, naming the first differences, unless every tensor has its variable and the other way round."""
+    found = [line for group, named in live.items() for line in differences(saved.get(group, {}), named, group)]
+    if found:
+        raise mismatch(found, where)
+
+
+def mismatch(found: list[str], where: str) -> CheckpointMismatchError:
+    """The error for these differences, the first few of them named."""
+    more = f" (and {len(found) - _SHOWN} more)" if len(found) > _SHOWN else ""
+    return CheckpointMismatchError(
+        f"This program is not the one whose run is in {where}: {'; '.join(found[:_SHOWN])}{more}. "
+        "Use the model, optimizer and data of that run, or name another directory."
+    )
+
+
+def assign(saved: Mapping[str, Any], live: Named) -> None:
+    """Write the checkpoint's tensors, matched by order, into the variables. `check` has to have passed."""
+    for tensor, variable in zip(saved.values(), live.values(), strict=True):
+        variable.assign(np.asarray(tensor))

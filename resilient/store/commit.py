@@ -1,0 +1,147 @@
+"""The commit protocol: a checkpoint appears under its name complete and durable, or not at all.
+
+Temporary sibling directory -> every file written and fsynced -> manifest last, fsync -> fsync the directory -> rename -> fsync the
+parent. Only then is it acknowledged. Removal goes the other way: rename to a trash name, fsync the parent, delete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from resilient.errors import CheckpointCorruptError, CheckpointMismatchError, ConfigurationError
+from resilient.manifest import MANIFEST_NAME, FileEntry, Manifest, decode
+from resilient.store import kernel, safetensors_format
+from resilient.store.files import sync_directory, write_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from resilient.store.safetensors_format import Layout
+
+# Exact, because other people's files lie in a run directory too.
+_LEFTOVER = re.compile(r"\.(tmp|trash)-[0-9a-f]{32}")
+_REPLACED = re.compile(r"\.replaced-(step-\d{12}|final)")
+
+
+def write_checkpoint(target: Path, manifest: Manifest, files: Mapping[str, Mapping[str, Any]]) -> tuple[Manifest, Path | None]:
+    """Commits `files` and `manifest` as the directory `target`, in place of one that is there.
+
+    Returns:
+        The manifest as written, and the directory that was replaced, under a temporary name (None where there was none).
+
+    Raises:
+        OSError: nothing was committed, and no temporary is left (but what was replaced, if syncing the parent failed: then
+            it is not known which of the two a power cut would show).
+        ConfigurationError: something in `files` or `manifest` cannot be saved.
+    """
+    layouts = {_checked_name(name): safetensors_format.layout(tensors) for name, tensors in files.items()}
+    temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
+    try:
+        written = _write_directory(temporary, manifest, layouts)
+        replaced = _publish(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_directory(target.parent)
+    return written, replaced
+
+
+def _checked_name(name: str) -> str:
+    if not name.endswith(safetensors_format.SUFFIX):
+        raise ConfigurationError(f"File {name!r} cannot be saved. Name it <name>{safetensors_format.SUFFIX}.")
+    return name
+
+
+def _write_directory(temporary: Path, manifest: Manifest, layouts: Mapping[str, Layout]) -> Manifest:
+    _check_encodable(manifest, layouts)  # before the data is written, not after
+    temporary.mkdir()
+    entries = {name: write_file(temporary / name, layout.size, layout.chunks()) for name, layout in layouts.items()}
+    written = dataclasses.replace(manifest, files=entries)
+    encoded = written.encode()
+    write_file(temporary / MANIFEST_NAME, len(encoded), [encoded])
+    sync_directory(temporary)
+    return written
+
+
+def _check_encodable(manifest: Manifest, layouts: Mapping[str, Layout]) -> None:
+    """What we could not read back must not be committed: it would look like damage at the next start."""
+    entries = {name: FileEntry(layout.size, "0" * 32) for name, layout in layouts.items()}
+    try:
+        decode(dataclasses.replace(manifest, files=entries).encode(), "the new checkpoint")
+    except (TypeError, ValueError, RecursionError, CheckpointCorruptError, CheckpointMismatchError) as error:
+        raise ConfigurationError(
+            f"The manifest of step {manifest.progress.step} cannot be saved: {error} Its fields have to be of the documented types, "
+            "and its state plain JSON."
+        ) from error
+
+
+def _publish(temporary: Path, target: Path) -> Path | None:
+    if not os.path.lexists(target):
+        temporary.rename(target)
+        return None
+    if kernel.exchange(temporary, target):
+        return temporary
+    # Two renames: killed in between, the old one is found under a name that `recover` knows how to bring back.
+    aside = target.parent / f".replaced-{target.name}"
+    target.rename(aside)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
+    return aside
+
+
+def discard(paths: Iterable[Path]) -> None:
+    """Removes directories that have committed names, in a way that none is ever seen half deleted."""
+    trash = []
+    for path in paths:
+        trash.append(path.parent / f".trash-{uuid.uuid4().hex}")
+        path.rename(trash[-1])
+    for parent in {path.parent for path in trash}:
+        sync_directory(parent)
+    for path in trash:
+        _delete(path)
+
+
+def recover(parent: Path) -> None:
+    """Cleans `parent` of what a killed commit or removal left: brings back what was only moved aside, deletes the rest."""
+    leftovers = []
+    for path in sorted(parent.iterdir()):
+        replaced = _REPLACED.fullmatch(path.name)
+        if replaced and not os.path.lexists(parent / replaced[1]):
+            path.rename(parent / replaced[1])
+        elif replaced or _LEFTOVER.fullmatch(path.name):
+            leftovers.append(path)
+    # What made the leftovers obsolete, a rename or an exchange, may not be durable yet; it has to be before they go.
+    sync_directory(parent)
+    for path in leftovers:
+        _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:  # not of our making
+        path.unlink(missing_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Durable rename of `source` to `target`, which must not exist, in another directory of the same file system."""
+    source.rename(target)
+    sync_directory(target.parent)
+    sync_directory(source.parent)
+
+
+def write_note(path: Path, text: str) -> None:
+    """Writes a small text file for a human to read; that it cannot be written is no reason to stop."""
+    data = text.encode("utf-8", "backslashreplace")
+    with contextlib.suppress(OSError):
+        write_file(path, len(data), [data])

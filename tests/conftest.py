@@ -1,0 +1,15 @@
+"""What every test gets: a quiet TensorFlow, and hypothesis without wall-clock deadlines."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# Before anything imports TensorFlow: its C++ side reads these once. Child processes inherit them.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+# A deadline measures the machine, not the code. Derandomised, so that a failure in one run is a failure in the next.
+settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("project")
