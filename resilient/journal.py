@@ -59,7 +59,7 @@ class Journal:
         if "time" in fields:
             raise ConfigurationError("A journal event got a field named 'time', which the journal sets itself. Use another name.")
         try:
-            line = _encode({"event": event, "time": dt.datetime.now(dt.timezone.utc).isoformat(), **fields})
+            line = _encode({"event": event, "time": dt.datetime.now(dt.UTC).isoformat(), **fields})
             with self._lock:
                 self._write(line)
                 if durable:

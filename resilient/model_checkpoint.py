@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
+import logging
 import math
 import os
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ class _MemoryFile(io.BytesIO):
         return self._name
 
 
-class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]  # Keras ships no types
+class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
     """A drop-in for `keras.callbacks.ModelCheckpoint`, all arguments and behaviours, plus the legacy `period`.
 
     Every file appears atomically and durably: a reader finds the old one or the new one, never half of one. The training thread only
@@ -71,32 +74,32 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]  #
             super().__init__(filepath, monitor, verbose, save_best_only, save_weights_only, mode, save_freq, initial_value_threshold)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
+        self.best: Any = initial_value_threshold  # Keras has just said the same, in a place that mypy cannot see
         self.period = period
-        self._initial_best = self.best
+        self._initial_best = initial_value_threshold
         self._epochs_since_last_saving = 0
         self._current_epoch = 0
-        self._announcements: list[str] = []
         self._published = PublishedFiles(self.filepath)
         self._publisher = BackgroundPublisher(self._published)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Raises what is left of an earlier training's writes."""
-        self._publisher.raise_error()
+        self._settle()
         super().on_train_begin(logs)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Remembers the epoch."""
-        self._publisher.raise_error()
+        self._settle()
         super().on_epoch_begin(epoch, logs)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves, where `save_freq` is a number of batches and it is reached."""
-        self._publisher.raise_error()
+        self._settle()
         super().on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves, with `save_freq="epoch"`."""
-        self._publisher.raise_error()
+        self._settle()
         super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -111,17 +114,18 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]  #
             StorageError: the disk refused one of them.
         """
         self._publisher.wait()
-        announcements, self._announcements = self._announcements, []
-        self._publisher.raise_error()
-        for text in announcements:
-            print(text)
+        self._settle()
+
+    def _settle(self) -> None:
+        for message in self._publisher.settle():
+            _say(message)
 
     def get_state(self) -> dict[str, Any]:
         """Everything needed to go on, as plain JSON: best value, counters, and the files written so far.
 
         It may name files that are still on their way: where the state is stored, `flush` has to return before that is committed.
         """
-        newest = self._known()
+        newest = self._published.newest()
         self._published.hold(record.digest for record in newest)
         return {
             "version": _STATE_VERSION,
@@ -151,6 +155,128 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]  #
         self._last_batch_seen = values["last_batch"]
         self._batches_seen_since_last_saving = values["batches_since_last_saving"]
         self._epochs_since_last_saving = values["epochs_since_last_saving"]
-        self._announced = {record.path: record for record in records}
-        if self.save_best_only:
-            self._forget_best_without_file(records)
+        if self.save_best_only and records:
+            self._compare_with_best_on_disk(records)
+
+    def _compare_with_best_on_disk(self, records: list[Record]) -> None:
+        """Where the process died before the best file arrived, only what did arrive counts; else no best file would ever be written."""
+        arrived = self._published.last_arrived(records)
+        if arrived is not None and arrived.serial >= max(record.serial for record in records):
+            return
+        best = self._initial_best if arrived is None else arrived.best
+        if best != self.best:
+            warnings.warn(
+                f"The file of the best {self.monitor} ({self.best}) was not on disk yet when the process ended; "
+                f"ModelCheckpoint now compares with {best}.",
+                stacklevel=3,
+            )
+            self.best = best
+
+    def _is_improvement(self, monitor_value: Any, reference_value: Any) -> bool:
+        # Keras lets a first NaN become the best value, which nothing is better than; and it asks before it knows the direction when
+        # it saves by batches.
+        if math.isnan(float(monitor_value)):
+            return False
+        if self.monitor_op is None:
+            self._set_monitor_op()
+        if reference_value is not None and math.isnan(float(reference_value)):
+            reference_value = None
+        return bool(super()._is_improvement(monitor_value, reference_value))
+
+    def _save_model(self, epoch: int, batch: int | None, logs: Mapping[str, Any] | None) -> None:
+        if batch is None and not self._period_is_over():
+            return
+        logs = logs or {}
+        path = self._get_file_path(epoch, batch, logs)
+        if self._should_save_model(epoch, batch, logs, path):
+            message = f"\nEpoch {epoch + 1}: finished saving model to {path}" if self.verbose > 0 else None
+            self._save_to(path, message)
+
+    def _period_is_over(self) -> bool:
+        self._epochs_since_last_saving += 1
+        if self._epochs_since_last_saving < self.period:
+            return False
+        self._epochs_since_last_saving = 0
+        return True
+
+    def _save_to(self, path: str, message: str | None) -> None:
+        save = self.model.save_weights if self.save_weights_only else self.model.save
+        if "://" in path:  # an object store shows whole objects only, and Keras knows how to reach it
+            save(path, overwrite=True)
+            return
+        if os.path.isdir(path):
+            raise IsADirectoryError(
+                f"Please specify a non-directory filepath for ModelCheckpoint. Filepath used is an existing directory: {path}"
+            )
+        job = self._in_memory(save, path) if self._fits_in_memory(path) else self._in_temporary(save, path)
+        self._publisher.submit(dataclasses.replace(job, message=message))
+
+    def _fits_in_memory(self, path: str) -> bool:
+        """Whether Keras can write the format into memory, and it is Keras that writes: a model's own `save` may need a real path."""
+        name = "save_weights" if self.save_weights_only else "save"
+        keras_writes = getattr(type(self.model), name) is getattr(keras.Model, name)
+        return keras_writes and (self.save_weights_only or path.endswith(".keras"))
+
+    def _in_memory(self, save: Callable[..., None], path: str) -> Job:
+        stream = _MemoryFile(os.path.basename(path))
+        save(stream, overwrite=True)
+        content = stream.getbuffer()
+        target = Path(os.path.abspath(path))
+        return Job(target, self._announce(target, len(content), xxhash.xxh3_128_hexdigest(content)), content=content)
+
+    def _in_temporary(self, save: Callable[..., None], path: str) -> Job:
+        target = Path(os.path.abspath(path))
+        real = Path(os.path.realpath(path))
+        with storage_errors("write the file", target):
+            files.make_directories(real.parent)
+            temporary = temporaries.name_beside(real, next(suffix for suffix in _SUFFIXES if path.endswith(suffix)))
+            try:
+                save(os.fspath(temporary), overwrite=True)
+                digest = digest_of(temporary)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            if digest is None:
+                raise FileNotFoundError(errno.ENOENT, "the model's own save wrote no file", os.fspath(temporary))
+            return Job(target, self._announce(target, temporary.stat().st_size, digest), temporary=temporary)
+
+    def _announce(self, target: Path, size: int, digest: str) -> Record | None:
+        best = float(self.best) if self.save_best_only and self.best is not None else None
+        return self._published.announce(target, size, digest, best)
+
+
+def _check_frequency(save_freq: object, period: object) -> None:
+    if save_freq != "epoch" and not _is_count(save_freq):
+        raise ConfigurationError(
+            f"Unrecognized save_freq: {save_freq!r}. Expected save_freq are 'epoch' or integer values of at least 1 (a number of batches)."
+        )
+    if not _is_count(period):
+        raise ConfigurationError(f"period={period!r} is not a number of epochs. Write an integer of at least 1.")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _checked(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[Record]]:
+    counters = ("epoch", "batches_since_last_saving", "epochs_since_last_saving", "serial")
+    best, last, entries = state.get("best"), state.get("last_batch"), state.get("files")
+    whole = all(type(state.get(name)) is int for name in counters)
+    numbers = (best is None or isinstance(best, (int, float))) and (last is None or type(last) is int)
+    records = [record_from(entry) for entry in entries] if isinstance(entries, list) else [None]
+    known = [record for record in records if record is not None]
+    if state.get("version") != _STATE_VERSION or not whole or not numbers or len(known) != len(records):
+        raise CheckpointMismatchError(
+            f"The saved state of ModelCheckpoint is not one of version {_STATE_VERSION}: {str(dict(state))[:200]}. "
+            "Resume with the version of resilient that wrote it, or start afresh with resume=False."
+        )
+    return {"best": best, "last_batch": last, **{name: state[name] for name in counters}}, known
+
+
+def _say(message: str) -> None:
+    """As Keras prints its own messages: to the terminal, or to the log where interactive logging is off."""
+    if keras.config.is_interactive_logging_enabled():
+        sys.stdout.write(f"{message}\n")
+        sys.stdout.flush()
+    else:
+        logging.getLogger("absl").info(message)

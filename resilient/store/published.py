@@ -6,7 +6,6 @@ appears. A file whose content is not in the record is never touched.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -41,12 +40,13 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A file to publish at `path`: its content in memory, or in a finished temporary beside it."""
+    """A file to publish at `path`: its content in memory, or in a finished temporary beside it. `message` is for when it is there."""
 
     path: Path
     record: Record | None
     content: memoryview | None = None
     temporary: Path | None = None
+    message: str | None = None
 
 
 class PublishedFiles:
@@ -61,17 +61,21 @@ class PublishedFiles:
         self.record_path = self.root / f".{temporaries.short('_'.join(parts[split:]))}.resilient.json"
         self._lock = threading.RLock()
         self._records: list[Record] | None = None
+        self._newest: dict[str, Record] = {}
         self._held: set[str] = set()
         self._serial = 0
         self._swept: set[Path] = set()
 
-    def new_record(self, path: Path, size: int, digest: str, best: float | None) -> Record | None:
+    def announce(self, path: Path, size: int, digest: str, best: float | None) -> Record | None:
         """The record of a file about to be published; None for a path outside the root, which is published without one."""
         relative = os.path.relpath(path, self.root)
         with self._lock:
             self._load()
             self._serial += 1
-            return Record(relative, size, digest, self._serial, best) if _inside(relative) else None
+            if not _inside(relative):
+                return None
+            self._newest[relative] = Record(relative, size, digest, self._serial, best)
+            return self._newest[relative]
 
     def last_serial(self) -> int:
         """Serial of the newest file that was ever announced here, 0 if none was."""
@@ -89,10 +93,11 @@ class PublishedFiles:
         with self._lock:
             return record is not None and record.digest in self._held
 
-    def current(self) -> list[Record]:
-        """The newest record of each path, oldest first."""
+    def newest(self) -> list[Record]:
+        """The newest record of each path, on disk or on its way, oldest first."""
         with self._lock:
-            return _newest(self._load())
+            self._load()
+            return sorted(self._newest.values(), key=_serial_of)
 
     def publish(self, job: Job) -> None:
         """Writes the file, makes it durable, and puts it in place in one step; returns when it survives a power cut.
@@ -107,7 +112,7 @@ class PublishedFiles:
             temporary = job.temporary or temporaries.name_beside(target)
             try:
                 self._write(job, temporary)
-                obsolete = self._announce(job.record, target)
+                obsolete = self._supersede(job.record, target)
                 os.replace(temporary, target)
             except BaseException:
                 temporary.unlink(missing_ok=True)
@@ -128,81 +133,87 @@ class PublishedFiles:
             self._swept.add(directory)
             temporaries.sweep(directory)
 
-    def _announce(self, record: Record | None, target: Path) -> list[Path]:
-        """Records the coming file and keeps the one it supersedes; returns the kept ones that nothing needs any more."""
+    def _supersede(self, record: Record | None, target: Path) -> list[Path]:
+        """Records the coming file and keeps the one it replaces; returns the kept ones that nothing needs any more."""
         if record is None:
             return []
         with self._lock:
             earlier = [other for other in self._load() if other.path == record.path and other.digest != record.digest]
             needed = [other for other in earlier if other.digest in self._held][-KEEP_SUPERSEDED:]
-            # The last one too, held or not: until the rename is done, it is what lies at the path.
-            known = needed + [other for other in earlier[-1:] if other not in needed]
-            self._records = [other for other in self._load() if other.path != record.path] + [*known, record]
-            self._records = self._records[-MAX_RECORDS:]
-            self._save()
-        if needed and needed[-1] == earlier[-1]:
-            _keep(target, needed[-1])
+            # The last ones too, held or not: until the rename is done, one of them lies at the path, and a write may have failed before.
+            known = [other for other in earlier if other in needed or other in earlier[-KEEP_SUPERSEDED:]]
+            rest = [other for other in self._load() if other.path != record.path]
+            self._records = [*rest, *known, record][-MAX_RECORDS:]
+            data = self._encode()
+        self._save(data)
+        if needed:
+            _keep(target, needed)
         kept = {_superseded(target, other) for other in needed}
         return [path for path in (_superseded(target, other) for other in earlier) if path not in kept]
 
-    def withdraw_after(self, serial: int, state_records: Iterable[Record] = ()) -> None:
+    def withdraw_after(self, serial: int, remembered: Iterable[Record] = ()) -> None:
         """Takes back what was written after `serial`: the content of before comes back where it was kept, else the file goes.
 
-        `state_records` are what the restored state remembers; they win over the record on disk. Safe to repeat after a crash.
+        `remembered` are the records in the restored state; they win over those on disk. Safe to repeat after a crash.
 
         Raises:
             StorageError: the disk refused.
         """
-        with self._lock, storage_errors("take back files of steps that are undone", self.root):
-            remembered = [record for record in state_records if _inside(record.path) and record.serial <= serial]
+        with self._lock, storage_errors("take back the files of steps that are undone", self.root):
             records = self._load()
-            earlier = {record.path: record for record in [*_through(records, serial), *sorted(remembered, key=lambda r: r.serial)]}
-            later = [record for record in records if record.serial > serial]
-            for path in {record.path for record in later}:
-                self._withdraw(path, earlier.get(path), [record for record in later if record.path == path])
-            self._held.update(record.digest for record in earlier.values())
+            before = [record for record in records if record.serial <= serial]
+            undone = [record for record in records if record.serial > serial]
+            self._newest = {record.path: record for record in [*before, *sorted(remembered, key=_serial_of)]}
+            self._held.update(record.digest for record in self._newest.values())
             self._serial = serial
-            if later:
-                self._records = _through(records, serial)
-                self._save()
+            paths = {record.path for record in undone}
+            lost = {path for path in paths if self._withdraw(path, [record for record in undone if record.path == path])}
+            if undone:
+                self._records = [record for record in before if record.path not in lost]
+                self._save(self._encode())
 
-    def _withdraw(self, path: str, wanted: Record | None, later: list[Record]) -> None:
+    def _withdraw(self, path: str, undone: list[Record]) -> bool:
+        """Whether nothing is left at the path, because what it held before was not kept."""
         target = Path(os.path.realpath(self.root / path))
-        present = digest_of(target)
-        undone = {record.digest for record in later} - ({wanted.digest} if wanted else set())
-        if present in undone:
-            kept = _superseded(target, wanted) if wanted else None
-            if kept and wanted and digest_of(kept) == wanted.digest:
-                os.replace(kept, target)
-            else:
+        wanted = self._newest.get(path)
+        later = [record for record in undone if wanted is None or record.digest != wanted.digest]
+        lost = False
+        if digest_of(target) in {record.digest for record in later}:
+            lost = not (wanted and _bring_back(target, wanted))
+            if lost:
                 target.unlink()
             files.sync_directory(target.parent)
         for record in later:
-            if record.digest in undone:
-                _superseded(target, record).unlink(missing_ok=True)
+            _superseded(target, record).unlink(missing_ok=True)
+        return lost
 
-    def arrived(self, record: Record) -> bool:
-        """Whether the file of that record was completely written at the time (it may have been moved away by its owner since)."""
+    def last_arrived(self, remembered: Iterable[Record]) -> Record | None:
+        """The newest record, on disk or `remembered`, whose file was completely written (its owner may have moved it away since)."""
         with self._lock:
-            recorded = [other for other in self._load() if other.path == record.path]
-        present = digest_of(self.root / record.path)
-        if present == record.digest:
-            return True
-        return any(other.digest == record.digest for other in recorded) and present not in {other.digest for other in recorded}
+            recorded = list(self._load())
+        present = {path: digest_of(self.root / path) for path in {record.path for record in [*recorded, *remembered]}}
+        known = {(record.path, record.digest) for record in recorded}
+
+        def arrived(record: Record) -> bool:
+            here = present[record.path]
+            return here == record.digest or ((record.path, record.digest) in known and (record.path, here) not in known)
+
+        return max(filter(arrived, [*recorded, *remembered]), key=_serial_of, default=None)
 
     def _load(self) -> list[Record]:
         if self._records is None:
-            self._records = []
-            for record, held in _read(self.record_path):
-                self._records.append(record)
-                self._serial = max(self._serial, record.serial)
-                if held:
-                    self._held.add(record.digest)
+            entries = list(_read(self.record_path))
+            self._records = [record for record, _ in entries]
+            self._held.update(record.digest for record, held in entries if held)
+            self._newest.update((record.path, record) for record in self._records)
+            self._serial = max([self._serial, *(record.serial for record in self._records)])
         return self._records
 
-    def _save(self) -> None:
+    def _encode(self) -> bytes:
         entries = [{**dataclasses.asdict(record), "held": record.digest in self._held} for record in self._load()]
-        data = json.dumps({"format": FORMAT_VERSION, "files": entries}, separators=(",", ":")).encode("ascii")
+        return json.dumps({"format": FORMAT_VERSION, "files": entries}, separators=(",", ":")).encode("ascii") + b"\n"
+
+    def _save(self, data: bytes) -> None:
         files.make_directories(self.root)
         temporary = temporaries.name_beside(self.record_path)
         try:
@@ -228,6 +239,7 @@ class BackgroundPublisher:
         self._waiting: list[Job] = []
         self._running = False
         self._error: Exception | None = None
+        self._messages: list[str] = []
 
     def submit(self, job: Job) -> None:
         """Hands over a file. One for the same path that is not yet begun, and that no saved state speaks of, is dropped for it.
@@ -253,7 +265,9 @@ class BackgroundPublisher:
         while (job := self._next()) is not None:
             try:
                 self._published.publish(job)
-            except Exception as error:  # whatever it is, it belongs to the training thread, which raises it at its next hook
+                with self._changed:
+                    self._messages += [job.message] if job.message is not None else []
+            except Exception as error:  # noqa: BLE001 - whatever it is, the training thread raises it at its next hook
                 with self._changed:
                     self._error = self._error or error
 
@@ -269,12 +283,14 @@ class BackgroundPublisher:
         with self._changed:
             self._changed.wait_for(lambda: not self._running)
 
-    def raise_error(self) -> None:
-        """Raises the first error of a write that was not raised yet, if there is one."""
+    def settle(self) -> list[str]:
+        """Messages of the files that arrived since the last call. Raises the first error of a write that was not raised yet."""
         with self._changed:
             error, self._error = self._error, None
+            messages, self._messages = self._messages, []
         if error is not None:
             raise error
+        return messages
 
 
 def digest_of(path: Path) -> str | None:
@@ -314,12 +330,8 @@ def _inside(relative: str) -> bool:
     return bool(parts) and not os.path.isabs(relative) and ".." not in parts
 
 
-def _newest(records: Iterable[Record]) -> list[Record]:
-    return sorted({record.path: record for record in records}.values(), key=lambda record: record.serial)
-
-
-def _through(records: Iterable[Record], serial: int) -> list[Record]:
-    return [record for record in records if record.serial <= serial]
+def _serial_of(record: Record) -> int:
+    return record.serial
 
 
 def _read(path: Path) -> Iterator[tuple[Record, bool]]:
@@ -340,18 +352,26 @@ def _superseded(target: Path, record: Record) -> Path:
     return target.with_name(f".{temporaries.short(target.name)}.{record.digest}.superseded")
 
 
-def _keep(target: Path, record: Record) -> None:
-    """Gives the file at `target` a second, hidden name; copies it where the file system has no hard links."""
+def _keep(target: Path, needed: list[Record]) -> None:
+    """Gives the file at `target`, if it is one of `needed`, a second and hidden name; copies it where there are no hard links."""
+    present = digest_of(target)
+    for record in needed:
+        if record.digest == present:
+            kept = _superseded(target, record)
+            try:
+                os.link(target, kept)
+            except FileExistsError:
+                pass  # kept already
+            except OSError:
+                _copy(target, kept)
+
+
+def _bring_back(target: Path, record: Record) -> bool:
     kept = _superseded(target, record)
-    with contextlib.suppress(FileExistsError, FileNotFoundError):
-        try:
-            os.link(target, kept, follow_symlinks=False)
-        except PermissionError:
-            _copy(target, kept)
-        except OSError as error:
-            if isinstance(error, (FileExistsError, FileNotFoundError)):
-                raise
-            _copy(target, kept)
+    if digest_of(kept) != record.digest:
+        return False
+    os.replace(kept, target)
+    return True
 
 
 def _copy(target: Path, kept: Path) -> None:

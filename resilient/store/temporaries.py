@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import xxhash
 
-_HOST = xxhash.xxh32_hexdigest(socket.gethostname())
+_HOST = xxhash.xxh32_hexdigest(os.fsencode(socket.gethostname()))
 _TOKEN = secrets.token_hex(4)  # tells this process from an earlier one of the same number, as in a restarted container
 _NUMBER = itertools.count()
 _PATTERN = re.compile(r"\..*\.tmp-([0-9a-f]{8})-(\d+)-([0-9a-f]{8})-\d+(\.keras|(\.weights)?\.h5)?", re.DOTALL)

@@ -1,0 +1,122 @@
+"""The one background thread that writes: takes the newest snapshot, has it committed, tries again when the disk refuses.
+
+At most one snapshot is being written and one waits; a newer one replaces the one that waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from resilient.errors import ResilientError, StorageError
+from resilient.policy import Backoff
+
+T = TypeVar("T")
+
+
+class Writer(Generic[T]):
+    """Writes what is submitted, on a thread of its own.
+
+    Args:
+        commit: writes one snapshot durably; called on the thread.
+        on_failure: called on the thread with the error and the number of failures in a row.
+        backoff: waiting times between attempts.
+    """
+
+    def __init__(self, commit: Callable[[T], None], on_failure: Callable[[BaseException, int], None], backoff: Backoff) -> None:
+        self._commit = commit
+        self._on_failure = on_failure
+        self._backoff = backoff
+        self._changed = threading.Condition()
+        self._waiting: T | None = None
+        self._busy = False
+        self._hurry = False
+        self._closing = False
+        self._failures = 0
+        self._broken: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="resilient-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, snapshot: T) -> None:
+        """Have `snapshot` written; returns at once. Raises StorageError if the disk has refused too often."""
+        self.raise_if_broken()
+        with self._changed:
+            self._waiting = snapshot
+            self._changed.notify_all()
+
+    def raise_if_broken(self) -> None:
+        """Raise what ended the writing, if anything has."""
+        if self._broken is None:
+            return
+        if isinstance(self._broken, ResilientError):
+            raise StorageError(f"{self._failures} saves in a row failed, the last one so: {self._broken}") from self._broken
+        raise self._broken
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything submitted is on disk."""
+        with self._changed:
+            return self._waiting is None and not self._busy
+
+    def wait(self, deadline: float | None = None) -> bool:
+        """Wait until everything submitted is durable. False if `deadline` (monotonic seconds) came first or writing has given up."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            while (self._waiting is not None or self._busy) and self._broken is None:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    break
+                self._changed.wait(left)
+            self._hurry = False
+            return self._waiting is None and not self._busy and self._broken is None
+
+    def close(self) -> None:
+        """End the thread after the commit under way; what still waits is not written."""
+        with self._changed:
+            self._closing = True
+            self._waiting = None
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._waiting is None and not self._closing:
+                    self._changed.wait()
+                if self._closing:
+                    return
+                snapshot, self._waiting, self._busy = self._waiting, None, True
+            self._attempt(snapshot)  # type: ignore[arg-type]
+            del snapshot  # or it would pin a copy of the whole state until the next one
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+    def _attempt(self, snapshot: T) -> None:
+        while True:
+            try:
+                self._commit(snapshot)
+            except Exception as error:  # the thread's boundary: whatever it is, training has to hear of it and go on
+                if not self._try_again(error):
+                    return
+            else:
+                self._failures = 0
+                return
+
+    def _try_again(self, error: Exception) -> bool:
+        """Wait before the same snapshot is tried again; False where a newer one takes its place or it is time to give up."""
+        self._failures += 1
+        self._on_failure(error, self._failures)
+        pause = self._backoff.wait(self._failures)
+        with self._changed:
+            if pause is None:
+                self._broken = error
+                self._waiting = None
+                return False
+            self._changed.wait_for(lambda: self._closing or self._waiting is not None or self._hurry, pause)
+            if self._hurry and self._waiting is None:
+                self._changed.wait_for(lambda: self._closing, min(pause, 0.2))  # somebody waits: short breaks only
+            return not self._closing and self._waiting is None
