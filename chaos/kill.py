@@ -18,8 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from chaos import oracle
 
 Moment = Callable[[], bool]
@@ -64,10 +62,12 @@ class Child:
 
 
 def _stopped(pid: int) -> bool:
+    # Each thread by itself: one that sits in an fsync or a rename stops only when that has returned.
     try:
-        return bool(psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE))
-    except psutil.NoSuchProcess:
+        threads = [Path(task.path, "stat").read_text() for task in os.scandir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):
         return True
+    return all(line.rpartition(")")[2].split()[0] in "tTZX" for line in threads)
 
 
 def start(command: Sequence[str], output: Path, env: Mapping[str, str] | None = None) -> Child:
@@ -128,21 +128,19 @@ def at_once() -> bool:
     return True
 
 
-def training(log: Path, attempt: int, batches: int = 1) -> Moment:
-    """True once `attempt` has trained `batches` batches, as the program's log tells."""
-    seen: list[bool] = []
+def training(log: Path, attempt: int) -> Moment:
+    """True while the last thing the program logged is a batch that `attempt` trained."""
+    return lambda: is_batch(last_event(log), attempt)
 
-    def reached() -> bool:
-        if not seen and sum(batch.attempt == attempt for batch in oracle.trained_batches(log)) >= batches:
-            seen.append(True)
-        return bool(seen)
 
-    return reached
+def is_batch(line: Mapping[str, Any], attempt: int) -> bool:
+    """Whether a line of the log is a trained batch of that attempt."""
+    return bool(line.get("event") == oracle.BATCH and line.get("attempt") == attempt)
 
 
 def inside_validation(log: Path) -> Moment:
     """True while the last thing the program logged is that validation began."""
-    return lambda: last_event(log).get("event") == oracle.VALIDATION_BEGIN
+    return lambda: bool(last_event(log).get("event") == oracle.VALIDATION_BEGIN)
 
 
 def inside_commit(directory: Path) -> Moment:

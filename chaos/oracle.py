@@ -21,14 +21,14 @@ VALIDATION_END = "validated"
 
 
 def digest(array: Any) -> str:
-    """XXH3-128 over dtype, shape and bytes: two arrays share it when they are equal bit for bit (so NaN equals NaN, and 0.0 is not -0.0)."""
+    """XXH3-128 over dtype, shape and bytes: equal for arrays that are equal bit for bit (NaN equals NaN, and 0.0 is not -0.0)."""
     values = np.ascontiguousarray(array)
     return xxhash.xxh3_128_hexdigest(f"{values.dtype}{values.shape}".encode() + values.tobytes())
 
 
-def combined(digests: Mapping[str, str]) -> str:
+def combined(section: Mapping[str, Any]) -> str:
     """One digest for all of a section, short enough to print."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(dict(digests), sort_keys=True))
+    return xxhash.xxh3_64_hexdigest(json.dumps(dict(section), sort_keys=True).encode())
 
 
 def differences(reference: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -41,7 +41,10 @@ def differences(reference: Mapping[str, Any], other: Mapping[str, Any]) -> list[
     Returns:
         One sentence a difference, so that the first names the first thing that is wrong.
     """
-    return [*_missing(reference, other), *(line for name in reference if name in other for line in _section(name, reference[name], other[name]))]
+    found = list(_missing(reference, other))
+    for name in (name for name in reference if name in other):
+        found += _section(name, reference[name], other[name])
+    return found
 
 
 def _missing(reference: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -52,15 +55,20 @@ def _missing(reference: Mapping[str, Any], other: Mapping[str, Any], prefix: str
 def _section(name: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
     yield from _missing(expected, found, f"{name}: ")
     for key, value in expected.items():
-        if key in found and found[key] != value:
+        if key in found and _text(found[key]) != _text(value):
             yield f"{name}: {key} {_how(value, found[key])}"
+
+
+def _text(value: Any) -> str:
+    # As text, because NaN is not equal to itself and 0.0 is equal to -0.0. JSON's floats are exact.
+    return json.dumps(value, sort_keys=True)
 
 
 def _how(expected: Any, found: Any) -> str:
     if isinstance(expected, list) and isinstance(found, list):
         if len(expected) != len(found):
             return f"has {len(found)} rows and should have {len(expected)}"
-        row = next(index for index, pair in enumerate(zip(expected, found, strict=True)) if pair[0] != pair[1])
+        row = next(index for index, pair in enumerate(zip(expected, found, strict=True)) if _text(pair[0]) != _text(pair[1]))
         return f"row {row} is {found[row]} and should be {expected[row]}"
     return f"is {found} and should be {expected}"
 
@@ -106,16 +114,11 @@ def committed_line(log: Sequence[Trained]) -> list[Trained]:
     for index, batch in enumerate(log):
         if index and batch.attempt != log[index - 1].attempt:
             line = [done for done in line if done.position < batch.position]
-        if line and not _follows(line[-1], batch):
-            raise ValueError(f"attempt {batch.attempt} trained {batch.position} after {line[-1].position}: batches were skipped or repeated")
+        before = line[-1].position if line else (0, -1)
+        if batch.position not in ((before[0], before[1] + 1), (before[0] + 1, 0)):
+            raise ValueError(f"attempt {batch.attempt} trained {batch.position} after {before}: batches were skipped or repeated")
         line.append(batch)
     return line
-
-
-def _follows(before: Trained, after: Trained) -> bool:
-    if after.epoch == before.epoch:
-        return after.batch == before.batch + 1
-    return after.epoch == before.epoch + 1 and after.batch == 0
 
 
 def log_differences(reference: Sequence[Trained], other: Sequence[Trained]) -> list[str]:

@@ -25,6 +25,7 @@ __all__ = [
     "global_generator",
     "make_global_seed_generator",
     "pythonify_logs",
+    "saving_walk",
     "set_eager_op_seeds",
     "symbolic_build",
 ]
@@ -82,3 +83,25 @@ def global_generator() -> Any | None:
     from tensorflow.python.ops import stateful_random_ops
 
     return stateful_random_ops.global_generator
+
+
+def saving_walk() -> tuple[Any, Any]:
+    """Keras' store class for `.weights.h5` and its saving code as `save_state(model, store)`, to learn a weights file's layout.
+
+    Nothing public says under which path a variable is saved. `store.settle(id)` is called after the object with that id has written.
+    """
+    from keras.src.saving import saving_lib
+
+    class Visited(set[int]):
+        def __init__(self, store: Any) -> None:
+            super().__init__()
+            self._store = store
+
+        def add(self, owner: int) -> None:
+            super().add(owner)
+            self._store.settle(owner)
+
+    def save_state(model: Any, store: Any) -> None:
+        saving_lib._save_state(model, weights_store=store, assets_store=None, inner_path="", visited_saveables=Visited(store))
+
+    return saving_lib.H5IOStore, save_state

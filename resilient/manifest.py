@@ -24,7 +24,7 @@ MAX_STEP = 10**12 - 1
 
 _FILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}(\.[a-z0-9]{1,16}){1,2}")
 _CHECKSUM = re.compile(r"[0-9a-f]{32}")
-_STEP_NAME = re.compile(r"step-(\d{12})")
+_STEP_NAME = re.compile(r"step-(\d{12})", re.ASCII)
 
 
 def step_name(step: int) -> str:

@@ -1,384 +1,307 @@
-"""Files handed to readers while training runs: each appears whole and durable, and those of steps that a crash took back are withdrawn.
+"""Files of the caller that appear atomically and durably, and go back to what they were when a run is rolled back.
 
-Beside the files lies a hidden record, `.NAME.resilient.json`, of what was written when. It is durable before the file it speaks of
-appears. A file whose content is not in the record is never touched.
+`publish` writes one file; a reader sees the old one or the new one. A `Ledger` remembers, beside the files, which were written in which order, and
+keeps what was overwritten as long as a recovery checkpoint may refer to it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
+import platform
+import re
 import shutil
-import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import xxhash
 
-from resilient.store import files, temporaries
-from resilient.store.oserrors import storage_errors
+from resilient.store import files
 
-FORMAT_VERSION = 1
-MAX_RECORDS = 1000  # the oldest are forgotten, their files then stay for good
-KEEP_SUPERSEDED = 2  # what the two checkpoints before the newest may want back
-_MAX_RECORD_BYTES = 16 * 2**20
-_CHUNK = 8 * 2**20
+_PREFIX = ".resilient-"
+_TEMPORARY = re.compile(re.escape(_PREFIX) + r"(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-\d+\.tmp\b.*", re.DOTALL)
+_FOREIGN_AGE = 24 * 3600.0  # seconds without a write after which another machine's temporary is taken for abandoned
+_CLOCK_SLACK = 2  # seconds: start times are derived from the wall clock, which may be set
+_numbers = itertools.count()
 
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One file written: `path` below the root, `size` in bytes, `digest` (XXH3-128), `serial` (order of writing), `best` at that time."""
-
-    path: str
-    size: int
-    digest: str
-    serial: int
-    best: float | None = None
+_JOURNAL = "written.jsonl"
+_FORMAT = 1
+_KEPT = 4  # overwritten versions: what three recovery checkpoints and the best one may refer to
+_READ_BYTES = 8 << 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A file to publish at `path`: its content in memory, or in a finished temporary beside it. `message` is for when it is there."""
+def publish(target: Path, write: Callable[[Path], None], suffix: str = "", before: Callable[[Path], None] | None = None) -> None:
+    """Replaces `target` by what `write` writes: atomic for readers, durable on return, with the mode the umask gives.
 
-    path: Path
-    record: Record | None
-    content: memoryview | None = None
-    temporary: Path | None = None
-    message: str | None = None
+    Args:
+        target: the final path; a symbolic link is followed. Missing directories are created.
+        write: gets the path of a temporary beside it, ending in ".tmp" + `suffix`.
+        suffix: for writers that look at the name.
+        before: called with the finished temporary just before it takes the final name.
+
+    Raises:
+        OSError: the target is then what it was, and the temporary is gone.
+    """
+    target = Path(os.path.realpath(target))
+    files.make_directories(target.parent)
+    temporary = target.with_name(f"{_PREFIX}{_host()}-{os.getpid()}-{_started(os.getpid())}-{next(_numbers)}.tmp{suffix}")
+    try:
+        write(temporary)
+        _sync_file(temporary)
+        if before is not None:
+            before(temporary)
+        os.replace(temporary, target)  # noqa: PTH105 — named as in the commit protocol
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    files.sync_directory(target.parent)
 
 
-class PublishedFiles:
-    """The files that one template of names produces, in one process. All methods may be called from any thread."""
-
-    def __init__(self, template: str) -> None:
-        """`template` is a path that may hold `{placeholders}`; the root is its longest directory without one."""
-        parts = Path(os.path.abspath(template)).parts
-        first = next((index for index, part in enumerate(parts) if "{" in part), len(parts))
-        split = min(first, len(parts) - 1)
-        self.root = Path(*parts[:split])
-        self.record_path = self.root / f".{temporaries.short('_'.join(parts[split:]))}.resilient.json"
-        self._lock = threading.RLock()
-        self._records: list[Record] | None = None
-        self._newest: dict[str, Record] = {}
-        self._held: set[str] = set()
-        self._serial = 0
-        self._swept: set[Path] = set()
-
-    def announce(self, path: Path, size: int, digest: str, best: float | None) -> Record | None:
-        """The record of a file about to be published; None for a path outside the root, which is published without one."""
-        relative = os.path.relpath(path, self.root)
-        with self._lock:
-            self._load()
-            self._serial += 1
-            if not _inside(relative):
-                return None
-            self._newest[relative] = Record(relative, size, digest, self._serial, best)
-            return self._newest[relative]
-
-    def last_serial(self) -> int:
-        """Serial of the newest file that was ever announced here, 0 if none was."""
-        with self._lock:
-            self._load()
-            return self._serial
-
-    def hold(self, digests: Iterable[str]) -> None:
-        """Marks contents that a saved state speaks of: superseded, they are kept for a while."""
-        with self._lock:
-            self._held.update(digests)
-
-    def is_held(self, record: Record | None) -> bool:
-        """Whether a saved state speaks of that content."""
-        with self._lock:
-            return record is not None and record.digest in self._held
-
-    def newest(self) -> list[Record]:
-        """The newest record of each path, on disk or on its way, oldest first."""
-        with self._lock:
-            self._load()
-            return sorted(self._newest.values(), key=_serial_of)
-
-    def publish(self, job: Job) -> None:
-        """Writes the file, makes it durable, and puts it in place in one step; returns when it survives a power cut.
-
-        Raises:
-            StorageError: the disk refused; the old file is still in place.
-        """
-        with storage_errors("write the file", job.path):
-            target = Path(os.path.realpath(job.path))  # a symbolic link stays one, as when Keras writes
-            files.make_directories(target.parent)
-            self._sweep(target.parent)
-            temporary = job.temporary or temporaries.name_beside(target)
-            try:
-                self._write(job, temporary)
-                obsolete = self._supersede(job.record, target)
-                os.replace(temporary, target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            files.sync_directory(target.parent)
-            for path in obsolete:
+def sweep(directory: Path) -> None:
+    """Removes the temporaries that killed processes left in `directory`; those of a live process stay."""
+    with contextlib.suppress(OSError):  # tidying is no reason to fail a save
+        for path in directory.iterdir():
+            if _abandoned(path):
                 path.unlink(missing_ok=True)
 
-    def _write(self, job: Job, temporary: Path) -> None:
-        if job.content is not None:
-            chunks = (job.content[start : start + _CHUNK] for start in range(0, len(job.content), _CHUNK))
-            files.write_file(temporary, len(job.content), chunks)
-        else:
-            sync_file(temporary)
 
-    def _sweep(self, directory: Path) -> None:
-        if directory not in self._swept:
-            self._swept.add(directory)
-            temporaries.sweep(directory)
-
-    def _supersede(self, record: Record | None, target: Path) -> list[Path]:
-        """Records the coming file and keeps the one it replaces; returns the kept ones that nothing needs any more."""
-        if record is None:
-            return []
-        with self._lock:
-            earlier = [other for other in self._load() if other.path == record.path and other.digest != record.digest]
-            needed = [other for other in earlier if other.digest in self._held][-KEEP_SUPERSEDED:]
-            # The last ones too, held or not: until the rename is done, one of them lies at the path, and a write may have failed before.
-            known = [other for other in earlier if other in needed or other in earlier[-KEEP_SUPERSEDED:]]
-            rest = [other for other in self._load() if other.path != record.path]
-            self._records = [*rest, *known, record][-MAX_RECORDS:]
-            data = self._encode()
-        self._save(data)
-        if needed:
-            _keep(target, needed)
-        kept = {_superseded(target, other) for other in needed}
-        return [path for path in (_superseded(target, other) for other in earlier) if path not in kept]
-
-    def withdraw_after(self, serial: int, remembered: Iterable[Record] = ()) -> None:
-        """Takes back what was written after `serial`: the content of before comes back where it was kept, else the file goes.
-
-        `remembered` are the records in the restored state; they win over those on disk. Safe to repeat after a crash.
-
-        Raises:
-            StorageError: the disk refused.
-        """
-        with self._lock, storage_errors("take back the files of steps that are undone", self.root):
-            records = self._load()
-            before = [record for record in records if record.serial <= serial]
-            undone = [record for record in records if record.serial > serial]
-            self._newest = {record.path: record for record in [*before, *sorted(remembered, key=_serial_of)]}
-            self._held.update(record.digest for record in self._newest.values())
-            self._serial = serial
-            paths = {record.path for record in undone}
-            lost = {path for path in paths if self._withdraw(path, [record for record in undone if record.path == path])}
-            if undone:
-                self._records = [record for record in before if record.path not in lost]
-                self._save(self._encode())
-
-    def _withdraw(self, path: str, undone: list[Record]) -> bool:
-        """Whether nothing is left at the path, because what it held before was not kept."""
-        target = Path(os.path.realpath(self.root / path))
-        wanted = self._newest.get(path)
-        later = [record for record in undone if wanted is None or record.digest != wanted.digest]
-        lost = False
-        if digest_of(target) in {record.digest for record in later}:
-            lost = not (wanted and _bring_back(target, wanted))
-            if lost:
-                target.unlink()
-            files.sync_directory(target.parent)
-        for record in later:
-            _superseded(target, record).unlink(missing_ok=True)
-        return lost
-
-    def last_arrived(self, remembered: Iterable[Record]) -> Record | None:
-        """The newest record, on disk or `remembered`, whose file was completely written (its owner may have moved it away since)."""
-        with self._lock:
-            recorded = list(self._load())
-        present = {path: digest_of(self.root / path) for path in {record.path for record in [*recorded, *remembered]}}
-        known = {(record.path, record.digest) for record in recorded}
-
-        def arrived(record: Record) -> bool:
-            here = present[record.path]
-            return here == record.digest or ((record.path, record.digest) in known and (record.path, here) not in known)
-
-        return max(filter(arrived, [*recorded, *remembered]), key=_serial_of, default=None)
-
-    def _load(self) -> list[Record]:
-        if self._records is None:
-            entries = list(_read(self.record_path))
-            self._records = [record for record, _ in entries]
-            self._held.update(record.digest for record, held in entries if held)
-            self._newest.update((record.path, record) for record in self._records)
-            self._serial = max([self._serial, *(record.serial for record in self._records)])
-        return self._records
-
-    def _encode(self) -> bytes:
-        entries = [{**dataclasses.asdict(record), "held": record.digest in self._held} for record in self._load()]
-        return json.dumps({"format": FORMAT_VERSION, "files": entries}, separators=(",", ":")).encode("ascii") + b"\n"
-
-    def _save(self, data: bytes) -> None:
-        files.make_directories(self.root)
-        temporary = temporaries.name_beside(self.record_path)
-        try:
-            files.write_file(temporary, len(data), [data])
-            os.replace(temporary, self.record_path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        files.sync_directory(self.root)
-
-
-class BackgroundPublisher:
-    """Publishes one file after the other on a thread of its own, which lives as long as there is something to write.
-
-    The thread is not a daemon: a program that ends without waiting still gets its files.
-    """
-
-    MOST_WAITING = 2  # each holds a whole model in memory
-
-    def __init__(self, published: PublishedFiles) -> None:
-        self._published = published
-        self._changed = threading.Condition()
-        self._waiting: list[Job] = []
-        self._running = False
-        self._error: Exception | None = None
-        self._messages: list[str] = []
-
-    def submit(self, job: Job) -> None:
-        """Hands over a file. One for the same path that is not yet begun, and that no saved state speaks of, is dropped for it.
-
-        Waits only where the disk is more than `MOST_WAITING` files behind.
-        """
-        with self._changed:
-            self._drop_replaced(job)
-            self._changed.wait_for(lambda: len(self._waiting) < self.MOST_WAITING)
-            self._waiting.append(job)
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="resilient-publish").start()
-
-    def _drop_replaced(self, job: Job) -> None:
-        for other in [waiting for waiting in self._waiting if waiting.path == job.path]:
-            if not self._published.is_held(other.record):
-                self._waiting.remove(other)
-                if other.temporary is not None:
-                    other.temporary.unlink(missing_ok=True)
-
-    def _run(self) -> None:
-        while (job := self._next()) is not None:
-            try:
-                self._published.publish(job)
-                with self._changed:
-                    self._messages += [job.message] if job.message is not None else []
-            except Exception as error:  # noqa: BLE001 - whatever it is, the training thread raises it at its next hook
-                with self._changed:
-                    self._error = self._error or error
-
-    def _next(self) -> Job | None:
-        with self._changed:
-            job = self._waiting.pop(0) if self._waiting else None
-            self._running = job is not None
-            self._changed.notify_all()
-            return job
-
-    def wait(self) -> None:
-        """Returns when everything handed over is on disk or has failed."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._running)
-
-    def settle(self) -> list[str]:
-        """Messages of the files that arrived since the last call. Raises the first error of a write that was not raised yet."""
-        with self._changed:
-            error, self._error = self._error, None
-            messages, self._messages = self._messages, []
-        if error is not None:
-            raise error
-        return messages
-
-
-def digest_of(path: Path) -> str | None:
-    """XXH3-128 of a regular file's content, None if there is none."""
-    digest = xxhash.xxh3_128()
+def _abandoned(path: Path) -> bool:
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None:
+        return False
+    if match["host"] != _host():
+        return time.time() - path.stat().st_mtime > _FOREIGN_AGE
     try:
-        with open(path, "rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return None
-    return digest.hexdigest()
+        return abs(_started(int(match["pid"])) - int(match["started"])) > _CLOCK_SLACK  # the number now belongs to another process
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
 
 
-def sync_file(path: Path) -> None:
-    """Makes the content of an existing file durable."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+def _host() -> str:
+    """Where a process number means something: this machine, and on Linux this container (they count processes each on their own)."""
+    namespace = Path("/proc/self/ns/pid")
+    inside = os.readlink(namespace) if namespace.is_symlink() else ""
+    return str(xxhash.xxh32(f"{platform.node()} {inside}").hexdigest())
+
+
+def _started(pid: int) -> int:
+    return int(psutil.Process(pid).create_time())
+
+
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
 
 
-def record_from(value: Any) -> Record | None:
-    """Record from its JSON form, None if it is not one."""
-    names = {field.name for field in dataclasses.fields(Record)}
-    if not isinstance(value, dict) or not names <= value.keys():
+def checksum(path: Path) -> str | None:
+    """xxh3-128 of a file, in hex; None if there is no file."""
+    digest = xxhash.xxh3_128()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_READ_BYTES):
+                digest.update(chunk)
+    except (FileNotFoundError, IsADirectoryError):
         return None
-    record = Record(**{name: value[name] for name in names})
-    plain = isinstance(record.path, str) and isinstance(record.digest, str) and type(record.size) is type(record.serial) is int
-    valid = plain and _inside(record.path) and (record.best is None or isinstance(record.best, (int, float)))
-    return record if valid and record.digest.isalnum() else None
+    return digest.hexdigest()
 
 
-def _inside(relative: str) -> bool:
-    parts = Path(relative).parts
-    return bool(parts) and not os.path.isabs(relative) and ".." not in parts
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """One file that was written: the how-manieth, where (relative to the ledger's base), its checksum, and the best value it stood for."""
+
+    serial: int
+    path: str
+    checksum: str
+    best: float | None
 
 
-def _serial_of(record: Record) -> int:
-    return record.serial
+@dataclasses.dataclass(frozen=True)
+class RolledBack:
+    """What `Ledger.roll_back` found.
+
+    Attributes:
+        complete: whether every file is what it was at that point.
+        newest: the newest write whose file is in place now, None if there is none.
+    """
+
+    complete: bool
+    newest: Written | None
 
 
-def _read(path: Path) -> Iterator[tuple[Record, bool]]:
-    """Records on disk. A record that cannot be read says nothing: then nothing is touched that it may have spoken of."""
-    try:
-        data = path.read_bytes() if path.stat().st_size <= _MAX_RECORD_BYTES else b""
-        document = json.loads(data)
-    except (OSError, ValueError, RecursionError):
-        return
-    entries = document.get("files") if isinstance(document, dict) and document.get("format") == FORMAT_VERSION else None
-    for entry in entries if isinstance(entries, list) else []:
-        record = record_from(entry)
-        if record is not None:
-            yield record, entry.get("held") is True
+class Ledger:
+    """What one run wrote under one file name pattern: `.<name>.resilient/` beside the files, with a journal and overwritten versions.
 
+    A write is journaled before its file takes the final name, so that whatever is found there later can be told from a file of the
+    caller's by its checksum. Serial numbers are given by the caller, rising.
+    """
 
-def _superseded(target: Path, record: Record) -> Path:
-    return target.with_name(f".{temporaries.short(target.name)}.{record.digest}.superseded")
+    def __init__(self, base: Path, name: str, run: str) -> None:
+        self._base = base
+        short = name if len(name) <= 200 else str(xxhash.xxh3_64(name).hexdigest())
+        self.directory = base / f".{short}.resilient"
+        self._run = run
+        self._newest: dict[str, Written] | None = None  # path -> last write; read from the journal when first needed
+        self._marks: deque[int] = deque(maxlen=64)
 
+    def mark(self, serial: int) -> None:
+        """A recovery checkpoint may be taken now, with `serial` as the last write."""
+        if not self._marks or self._marks[-1] != serial:
+            self._marks.append(serial)
 
-def _keep(target: Path, needed: list[Record]) -> None:
-    """Gives the file at `target`, if it is one of `needed`, a second and hidden name; copies it where there are no hard links."""
-    present = digest_of(target)
-    for record in needed:
-        if record.digest == present:
-            kept = _superseded(target, record)
+    def refers(self, first: int, until: int) -> bool:
+        """Whether some mark saw write `first` as the newest of its path, before write `until`."""
+        return any(first <= mark < until for mark in self._marks)
+
+    def record(self, temporary: Path, target: Path, serial: int, best: float | None) -> None:
+        """Journals that `temporary` is about to become `target`, and keeps what stands there if a mark refers to it."""
+        newest = self._opened()
+        path = os.path.relpath(target, self._base)
+        before = newest.get(path)
+        if before is not None and self.refers(before.serial, serial):
+            self._keep(before)
+        written = Written(serial, path, checksum(temporary) or "", best)
+        self._append(written)
+        newest[path] = written
+
+    def _opened(self) -> dict[str, Written]:
+        if self._newest is None:
+            entries = self._read()
+            if entries is None:
+                self._begin()
+            self._newest = {entry.path: entry for entry in entries or ()}
+        return self._newest
+
+    def _begin(self) -> None:
+        """An empty journal for this run; what another run kept under this name can no longer be told to be its."""
+        files.make_directories(self.directory)
+        for kept in self._kept_files():
+            kept.unlink(missing_ok=True)
+        self._rewrite(())
+
+    def _rewrite(self, entries: Iterable[Written]) -> None:
+        lines = [{"format": _FORMAT, "run": self._run}, *map(dataclasses.asdict, entries)]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        publish(self.directory / _JOURNAL, lambda path: _write_text(path, text))
+
+    def _append(self, written: Written) -> None:
+        with (self.directory / _JOURNAL).open("ab") as file:
+            file.write(json.dumps(dataclasses.asdict(written)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self) -> list[Written] | None:
+        """This run's writes, oldest first; None where there is no journal of this run."""
+        try:
+            lines = (self.directory / _JOURNAL).read_bytes().splitlines()
+        except FileNotFoundError:
+            return None
+        values = [value for line in lines if isinstance(value := _json(line), dict)]
+        if not values or values[0].get("format") != _FORMAT or values[0].get("run") != self._run:
+            return None
+        return [entry for value in values[1:] if (entry := _entry(value)) is not None]
+
+    def _keep(self, written: Written) -> None:
+        kept = self._kept(written)
+        source = self._base / written.path
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # the caller removed it; or it is kept already
             try:
-                os.link(target, kept)
+                os.link(os.path.realpath(source), kept)
+            except FileNotFoundError:
+                raise
             except FileExistsError:
-                pass  # kept already
-            except OSError:
-                _copy(target, kept)
+                raise
+            except OSError:  # no hard links here, or another file system behind a symbolic link
+                publish(kept, lambda path: _copy(source, path))
+        for old in sorted(self._kept_files())[:-_KEPT]:
+            old.unlink(missing_ok=True)
+
+    def _kept(self, written: Written) -> Path:
+        return self.directory / f"{written.serial:012d}-{written.checksum}.kept"
+
+    def _kept_files(self) -> Iterator[Path]:
+        return self.directory.glob("*.kept")
+
+    def finish(self) -> None:
+        """The run is over: nothing it overwrote is kept any longer."""
+        for kept in self._kept_files():
+            kept.unlink(missing_ok=True)
+
+    def roll_back(self, serial: int) -> RolledBack | None:
+        """Makes the files what they were when write `serial` was the last one; None where nothing is known of this run.
+
+        Later files are removed, overwritten ones come back. A file that this run did not write is never touched.
+        """
+        entries = self._read()
+        if entries is None:
+            return None
+        past = [entry for entry in entries if entry.serial <= serial]
+        future = [entry for entry in entries if entry.serial > serial]
+        touched = {entry.path for entry in future} | {entry.path for entry in past[-1:]}
+        staying = [entry for path in sorted(touched) if (entry := self._roll_back_file(path, past, future)) is not None]
+        left = [*past, *(dataclasses.replace(entry, serial=serial) for entry in staying)]
+        for kept in self._kept_files():
+            if int(kept.name[:12]) > serial:
+                kept.unlink(missing_ok=True)
+        self._rewrite(left)
+        self._newest = {entry.path: entry for entry in left}
+        self.mark(serial)
+        newest = next((entry for entry in reversed(left) if checksum(self._base / entry.path) == entry.checksum), None)
+        complete = not staying and (serial == 0 or (newest is not None and newest.serial == serial))
+        return RolledBack(complete, newest)
+
+    def _roll_back_file(self, path: str, past: list[Written], future: list[Written]) -> Written | None:
+        """Brings back the file's newest past version; returns the future one that had to stay because no past one is left."""
+        target = self._base / path
+        versions = [entry for entry in reversed(past) if entry.path == path]
+        now = checksum(target)
+        ours = next((entry for entry in reversed(future) if entry.path == path and entry.checksum == now), None)
+        if now is not None and ours is None:
+            return None  # a past version, or the caller's own file
+        for version in versions:
+            kept = self._kept(version)
+            if checksum(kept) == version.checksum:
+                publish(target, lambda temporary, kept=kept: _copy(kept, temporary))
+                return None
+        if ours is not None and not versions:
+            target.unlink()
+            files.sync_directory(target.parent)
+            return None
+        return ours
 
 
-def _bring_back(target: Path, record: Record) -> bool:
-    kept = _superseded(target, record)
-    if digest_of(kept) != record.digest:
-        return False
-    os.replace(kept, target)
-    return True
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
 
 
-def _copy(target: Path, kept: Path) -> None:
-    temporary = temporaries.name_beside(kept)
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _json(line: bytes) -> Any:
     try:
-        shutil.copyfile(target, temporary)
-        sync_file(temporary)
-        os.replace(temporary, kept)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return json.loads(line)
+    except ValueError:  # the torn last line of a killed process is no entry
+        return None
+
+
+def _entry(value: dict[str, Any]) -> Written | None:
+    """The entry, or None for one that this program cannot have written: nothing outside the files' directory is ever touched."""
+    serial, path, digest, best = (value.get(name) for name in ("serial", "path", "checksum", "best"))
+    if type(serial) is not int or not isinstance(path, str) or not isinstance(digest, str):
+        return None
+    if not re.fullmatch(r"[0-9a-f]{32}", digest) or os.path.isabs(path) or ".." in Path(path).parts:
+        return None
+    return Written(serial, path, digest, best if isinstance(best, (int, float)) else None)

@@ -219,7 +219,7 @@ def _sizes(value: Any, longest: int) -> bool:
 
 def _dtype(name: str) -> np.dtype[Any]:
     if name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
-        import ml_dtypes  # noqa: PLC0415 (only where such a tensor occurs: the command line starts faster without)
+        import ml_dtypes  # only where such a tensor occurs: the command line starts faster without
 
         extension: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         return extension

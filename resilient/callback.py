@@ -1,0 +1,280 @@
+"""Keras' hooks translated: is a save due, capture, hand to the writer; stop asked: wait until durable, leave.
+
+Model.fit takes a CallbackList as `callbacks`. Ours shows the caller's callbacks one uninterrupted run, whatever calls of Model.fit it is made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from resilient import keras_private
+from resilient.data import ArrayInput, EpochPlan, Phase
+from resilient.errors import ConfigurationError
+from resilient.manifest import Progress
+from resilient.monitor import Monitor
+from resilient.preemption import StopRequest
+from resilient.saver import Saver, Snapshot
+from resilient.state import State, plain
+
+
+class PhaseDone(BaseException):  # noqa: N818  not an error: it leaves Model.fit between two epochs, before it finalizes the optimizer
+    """The epochs of this call of Model.fit are trained and more follow."""
+
+
+class StopTraining(BaseException):  # noqa: N818  not an error; a BaseException, because Keras takes StopIteration for the end of the data
+    """A stop was asked for. `durable`: whether the present position is on disk."""
+
+    def __init__(self, progress: Progress, *, durable: bool) -> None:
+        super().__init__()
+        self.progress = progress
+        self.durable = durable
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """The checkpoint to go on from: its position, tensors and the state of its manifest."""
+
+    progress: Progress
+    tensors: Mapping[str, Mapping[str, Any]]
+    meta: Mapping[str, Any]
+
+    @property
+    def logs(self) -> dict[str, Any]:
+        """The logs of the batch or epoch that ended there."""
+        return dict(plain.decode(self.meta["logs"], self.tensors["state.safetensors"]))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a callback had asked Keras to stop training."""
+        return bool(self.meta["stop_training"])
+
+
+class RunCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
+    """The caller's callbacks, History and progress bar, and after them the run's own work.
+
+    Args:
+        callbacks: the caller's.
+        model, data, plan, state, monitor, stop: of the run.
+        params: what Keras tells callbacks (`epochs`, `steps`, `verbose`).
+        progress: where the run stands.
+        resume: the checkpoint to apply in the first epoch, None for a fresh run.
+        on_restored: called once after the checkpoint has been applied.
+    """
+
+    def __init__(
+        self,
+        callbacks: Any,
+        *,
+        model: Any,
+        data: ArrayInput,
+        plan: EpochPlan,
+        monitor: Monitor,
+        stop: StopRequest,
+        params: Mapping[str, Any],
+        progress: Progress,
+        resume: Resume | None,
+        on_restored: Callable[[], None],
+    ) -> None:
+        members = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks
+        super().__init__(members, add_history=True, add_progbar=params["verbose"] != 0, model=model, **params)
+        self._data = data
+        self._plan = plan
+        self._monitor = monitor
+        self._stop = stop
+        self._resume = resume
+        self._on_restored = on_restored
+        self._saver: Saver | None = None
+        self._state: State | None = None
+        self._phase: Phase | None = None
+        self._more = False
+        self._begun = False
+        self._trained_here = False
+        self._pending: Snapshot | None = None
+        self.progress = progress
+
+    def attach(self, state: State, saver: Saver) -> None:
+        """Give it the state and the saver, which need the callbacks first."""
+        self._state, self._saver = state, saver
+
+    @property
+    def history(self) -> Any:
+        """The run's one History."""
+        return self._history
+
+    @property
+    def nothing_to_save(self) -> bool:
+        """Whether this attempt has not finished a batch yet, so that the last committed checkpoint is all there is."""
+        return not self._trained_here
+
+    def enter(self, phase: Phase | None, *, more: bool) -> None:
+        """Announce the next call of Model.fit; None: it trains nothing and only ends the run."""
+        self._phase, self._more = phase, more
+        if phase is not None:
+            self._data.announce(max(1, phase.count))
+
+    # -- training --------------------------------------------------------------------------------------------------------------
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """The caller's callbacks see it once, before their state is restored."""
+        first, self._begun = not self._begun, True
+        if first:
+            saved = self._resume.meta["callbacks"] if self._resume else []
+            self._live_state.callbacks.before_train_begin(saved)
+            super().on_train_begin(logs)
+            self._live_state.callbacks.after_train_begin(saved)
+        if self._resume or not first:
+            keras_private.clear_initial_epoch(self._model)
+        if self._phase is None and self._resume:
+            self._restore()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """The first one restores; an epoch that goes on is not begun again, except on the progress bar."""
+        resume, skip = self._resume, self._skipped(epoch)
+        if resume:
+            self._restore()
+        elif not self._trained_here and self._live_saver.durable is None:
+            self.progress = Progress(epoch, 0, self.progress.step)
+            self._live_saver.submit(self._capture({}, logs={}))
+        self._data.seek(epoch, skip)
+        self._leave_if_asked_before_training()
+        if skip == 0 and not (resume and resume.progress.batch):
+            self._model.reset_metrics()  # a checkpoint at the end of an epoch holds that epoch's
+            super().on_epoch_begin(epoch, logs)
+        elif self._progbar is not None:
+            self._progbar.on_epoch_begin(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Numbered from the epoch's true beginning."""
+        if not self._phantom:
+            super().on_train_batch_begin(batch + self._offset, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """The one place where a batch is counted and recovery checkpoints are taken."""
+        if self._phantom:
+            return
+        super().on_train_batch_end(batch + self._offset, logs)
+        self._count(batch)
+        stopping = self._stop.requested
+        # The last batch's checkpoint would be replaced by the epoch's own at once.
+        last = self.progress.batch >= self._plan.span(self.progress.epoch).count
+        if stopping or (not last and self._live_saver.due(self.progress.step)):
+            snapshot = self._capture(keras_private.pythonify_logs(logs), logs=logs)
+            self._live_saver.submit(snapshot)
+            if stopping:
+                self._leave()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Always saved. Leaves Model.fit where the rest of a broken epoch was all it had to do."""
+        shown = keras_private.pythonify_logs(logs)
+        for callback in self.callbacks:
+            callback.on_epoch_end(epoch, shown)  # callbacks add to it: ReduceLROnPlateau the learning rate
+        self._pending = None
+        self.progress = Progress(epoch + 1, 0, self.progress.step)
+        score = self._monitor.score(shown)
+        self._live_saver.submit(self._capture(shown, logs=shown, score=score))
+        if self._stop.requested:
+            self._leave()
+        if self._more and not self._model.stop_training and self._phase is not None and epoch >= self._phase.last:
+            raise PhaseDone
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """The caller's callbacks see it once, with the logs of the last epoch."""
+        if logs is None and self._resume is not None:
+            logs = self._resume.logs or None
+        super().on_train_end(logs)
+
+    # -- validation ------------------------------------------------------------------------------------------------------------
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """The training metrics of the epoch can be captured here and, since Keras resets them next, nowhere later."""
+        shown = keras_private.pythonify_logs(self._model.get_metrics_result())
+        self._pending = self._capture(shown, logs=shown)
+        if self._live_saver.due(self.progress.step):
+            self._live_saver.submit(self._pending)
+        self._leave_validation_if_asked()
+        super().on_test_begin(logs)
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """A stop in validation saves the moment before it: training is not repeated, validation is."""
+        super().on_test_batch_end(batch, logs)
+        self._leave_validation_if_asked()
+
+    def _leave_validation_if_asked(self) -> None:
+        if self._stop.requested and self._pending is not None:
+            self._live_saver.submit(self._pending)
+            self._leave()
+
+    # -- shared ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _live_state(self) -> State:
+        if self._state is None:
+            raise ConfigurationError("The callbacks were not attached to a run. Call attach() first.")
+        return self._state
+
+    @property
+    def _live_saver(self) -> Saver:
+        if self._saver is None:
+            raise ConfigurationError("The callbacks were not attached to a run. Call attach() first.")
+        return self._saver
+
+    @property
+    def _phantom(self) -> bool:
+        """Whether the epoch has no batches left, so that the one Keras insists on is not real."""
+        return self._phase is not None and self._phase.count <= 0 and self.progress.epoch == self._phase.first
+
+    @property
+    def _offset(self) -> int:
+        return self._skipped(self.progress.epoch)
+
+    def _skipped(self, epoch: int) -> int:
+        return self._phase.skip if self._phase is not None and epoch == self._phase.first else 0
+
+    def _count(self, batch: int) -> None:
+        epoch, before, step = self.progress.epoch, self.progress.batch, self.progress.step
+        # With several steps per execution the last one may be shorter than Keras' count of it.
+        done = min(batch + self._offset + 1, self._plan.span(epoch).count)
+        self.progress = Progress(epoch, done, step + done - before)
+        self._trained_here = True
+
+    def _restore(self) -> None:
+        if self._resume is None:
+            return
+        resume, self._resume = self._resume, None if self._phase is not None else self._resume
+        self._live_state.apply(resume.tensors, resume.meta)
+        self._model.stop_training = resume.stopped
+        self._on_restored()
+
+    def _capture(self, metrics: Mapping[str, Any], *, logs: Any, score: float | None = None, final: bool = False) -> Snapshot:
+        arrays: dict[str, Any] = {}
+        meta = {
+            "logs": _plain_logs(keras_private.pythonify_logs(logs), arrays),
+            "stop_training": bool(self._model.stop_training),
+            "monitor": self._monitor.name,
+        }
+        floats = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
+        return self._live_saver.capture(self.progress, floats, meta, score=score, final=final)
+
+    def capture_final(self, metrics: Mapping[str, Any]) -> Snapshot:
+        """The state after on_train_end: what fit leaves behind."""
+        return self._capture(metrics, logs={}, final=True)
+
+    def _leave_if_asked_before_training(self) -> None:
+        if self._stop.requested:
+            raise StopTraining(self.progress, durable=self._live_saver.durable == self.progress)
+
+    def _leave(self) -> None:
+        notice = self._stop.notice
+        durable = self._live_saver.wait(None if notice is None else notice.deadline)
+        raise StopTraining(self.progress, durable=durable)
+
+
+def _plain_logs(logs: Mapping[str, Any], arrays: dict[str, Any]) -> Any:
+    try:
+        return plain.encode(dict(logs), arrays, "logs") if not arrays else {}
+    except plain.OpaqueError:
+        return plain.encode({k: v for k, v in logs.items() if isinstance(v, (int, float))}, arrays, "logs")

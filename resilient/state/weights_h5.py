@@ -1,0 +1,91 @@
+"""Where each variable lies in a Keras `.weights.h5` file, so that one can be written later without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from resilient import keras_private
+from resilient.state.variables import variables_of
+
+
+class _Unexpected(Exception):  # noqa: N818 (never leaves this module)
+    """The model saves something that is not one of its variables."""
+
+
+def weights_h5_paths(model: Any) -> dict[int, list[str]]:
+    """Datasets of a `.weights.h5` file that hold each variable: `id(variable)` -> paths such as `layers/dense/vars/0`.
+
+    A variable has more than one path where Keras saves it more than once (a loss-scale optimizer repeats its inner one's).
+    Found by running Keras' own saving code with a store that only notes what it is given.
+
+    Returns:
+        {} where the file cannot be described like this: a layer saves something else than variables (a vocabulary, merged LoRA weights),
+        the model is not built, or Keras' saving code is not what it was.
+    """
+    try:
+        store_class, save_state = keras_private.saving_walk()
+        recorder = _recorder(store_class)(_optimizers(model))
+        save_state(model, recorder)
+    except Exception:  # noqa: BLE001 (Keras' private code and the layers' own: an export is not worth a failed training)
+        return {}
+    paths: dict[int, list[str]] = {}
+    for path, variable in recorder.found:
+        paths.setdefault(id(variable), []).append(path)
+    named = variables_of(model)
+    ours = {id(variable) for group in ("model", "optimizer") for variable in named[group].values()}
+    # A variable that no checkpoint holds could not be exported, and a file without it would not load.
+    return paths if paths.keys() <= ours else {}
+
+
+def _optimizers(model: Any) -> dict[int, Any]:
+    found = {}
+    for value in [getattr(model, "optimizer", None), *vars(model).values()]:
+        optimizer = value
+        while isinstance(optimizer, keras.optimizers.Optimizer):
+            found[id(optimizer)] = optimizer
+            optimizer = getattr(optimizer, "inner_optimizer", None)
+    return found
+
+
+def _recorder(store_class: Any) -> Callable[[dict[int, Any]], Any]:
+    """A store that Keras accepts as an HDF5 file and that only notes which variable goes where."""
+
+    class Recorder(store_class):
+        def __init__(self, optimizers: dict[int, Any]) -> None:  # not the base's: that one opens a file
+            self.found: list[tuple[str, Any]] = []
+            self._optimizers = optimizers
+            self._group = ""
+            self._written: list[tuple[str, Any]] = []
+
+        def __bool__(self) -> bool:
+            return True
+
+        def make(self, path: str, metadata: Any = None) -> Any:  # noqa: ARG002 (Keras' signature)
+            self._group = f"{path}/vars" if path else "vars"
+            return self
+
+        def __setitem__(self, key: str, value: Any) -> None:
+            self._written.append((key, value if isinstance(value, keras.Variable) else None))
+
+        def settle(self, owner: int) -> None:
+            """Takes over what the object with this id has written; called by `keras_private.saving_walk` right after it did."""
+            written, self._written = self._written, []
+            optimizer = self._optimizers.get(owner)
+            variables = written if optimizer is None else _of_optimizer(optimizer, [key for key, _ in written])
+            for key, variable in variables:
+                if variable is None:
+                    raise _Unexpected(key)
+                self.found.append((f"{self._group}/{key}", variable))
+
+    return Recorder
+
+
+def _of_optimizer(optimizer: Any, keys: list[str]) -> Iterator[tuple[str, Any]]:
+    # Optimizers hand copies of their variables to the store, so these are told by their position.
+    standard = type(optimizer).save_own_variables is keras.optimizers.Optimizer.save_own_variables
+    if not standard or keys != [str(index) for index in range(len(optimizer.variables))]:
+        raise _Unexpected(optimizer.name)
+    yield from zip(keys, optimizer.variables, strict=True)

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+import struct
+import tracemalloc
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors.numpy import load_file
+from store_samples import same, same_array
+
+from resilient.errors import ConfigurationError
+from resilient.store import safetensors_format
+from resilient.store.safetensors_format import FormatError, layout, parse
+
+NATIVE = ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64", "complex64"]
+EXTENSIONS = [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
+
+shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
+
+
+@st.composite
+def arrays(draw, dtypes=(*NATIVE, *EXTENSIONS)):
+    """Arrays of any bits, any layout in memory and either byte order."""
+    dtype = np.dtype(draw(st.sampled_from(dtypes)))
+    shape = draw(shapes)
+    count = int(np.prod(shape)) * dtype.itemsize
+    bits = np.frombuffer(draw(st.binary(min_size=count, max_size=count)), np.uint8)
+    array = (bits & 1).view(bool) if dtype == bool else bits.view(dtype)
+    array = array.reshape(shape)
+    way = draw(st.sampled_from(["plain", "transposed", "strided", "swapped"]))
+    if way == "transposed":
+        return array.T
+    if way == "strided" and array.ndim:
+        return np.repeat(array, 2, axis=0)[::2]
+    if way == "swapped" and dtype.name in NATIVE:
+        return array.astype(dtype.newbyteorder(">"))
+    return array
+
+
+names = st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__" and name.isprintable())
+dictionaries = st.dictionaries(names, arrays(), max_size=6)
+
+
+def content(tensors) -> bytes:
+    plan = layout(tensors)
+    data = b"".join(bytes(chunk) for chunk in plan.chunks())
+    assert len(data) == plan.size
+    return data
+
+
+def native(tensors):
+    return {name: array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")) for name, array in tensors.items()}
+
+
+@given(dictionaries)
+def test_any_tensors_come_back_bit_for_bit_in_order(tensors):
+    """Names, order, dtypes, shapes and bits survive, NaN payloads included."""
+    assert same({"file": parse(content(tensors))}, {"file": native(tensors)})
+
+
+@given(dictionaries)
+def test_views_are_aligned_and_read_only(tensors):
+    """Aligned, because TensorFlow copies what is not; read-only, because they are views on the checkpoint itself."""
+    for array in parse(content(tensors)).values():
+        assert array.flags.aligned and not array.flags.writeable
+    header = struct.unpack("<Q", content(tensors)[:8])[0]
+    assert (8 + header) % 64 == 0
+
+
+@given(st.dictionaries(names, arrays(dtypes=NATIVE), max_size=6))
+def test_the_official_reader_reads_our_files(tmp_path_factory, tensors):
+    """A checkpoint's tensors are readable with the reference implementation."""
+    path = tmp_path_factory.mktemp("official") / "x.safetensors"
+    path.write_bytes(content(tensors))
+    official = load_file(path)
+    assert official.keys() == tensors.keys()
+    assert all(same_array(official[name], array) for name, array in native(tensors).items())
+
+
+def test_the_official_reader_accepts_bfloat16_and_float8():
+    """NumPy's part of the reference cannot show these dtypes, but its parser must accept the file."""
+    from safetensors import deserialize
+
+    tensors = {np.dtype(dtype).name: np.arange(6).astype(dtype).reshape(2, 3) for dtype in EXTENSIONS}
+    read = dict(deserialize(content(tensors)))
+    assert {name: (entry["dtype"], bytes(entry["data"])) for name, entry in read.items()} == {
+        "bfloat16": ("BF16", tensors["bfloat16"].tobytes()),
+        "float8_e4m3fn": ("F8_E4M3", tensors["float8_e4m3fn"].tobytes()),
+        "float8_e5m2": ("F8_E5M2", tensors["float8_e5m2"].tobytes()),
+    }
+
+
+def test_big_tensors_are_written_from_where_they_are():
+    """Planning and streaming a big tensor takes no second copy of it."""
+    big = np.ones(2**23, np.float64)
+    plan = layout({"big": big, "small": np.ones(3)})
+    tracemalloc.start()
+    total = sum(len(chunk) for chunk in plan.chunks())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert total == plan.size and peak < 2**20
+
+
+def test_many_small_tensors_become_few_writes():
+    """A thousand scalars do not cost a thousand system calls."""
+    assert sum(1 for _ in layout({str(index): np.float32(index) for index in range(1000)}).chunks()) == 1
+
+
+@pytest.mark.parametrize(
+    "value", [np.zeros(2, np.complex128), np.array("text"), np.array([None]), np.array("2026-01-01", "M8[s]"), np.zeros(2, "f4,f4"), object()]
+)
+def test_what_the_format_does_not_have_is_refused_by_name(value):
+    """The message names the tensor and its dtype."""
+    with pytest.raises(ConfigurationError, match=r"Tensor 'layer/x' has dtype .*cannot hold"):
+        layout({"layer/x": value})
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "\ud800", 3, None])
+def test_names_that_no_reader_accepts_are_refused(name):
+    """Better before the save than at the restore."""
+    with pytest.raises(ConfigurationError, match="cannot be saved under the name"):
+        layout({name: np.zeros(1)})
+
+
+def file_of(header, body: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def entry(dtype="U8", shape=(4,), offsets=(0, 4)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+HOSTILE = {
+    "nothing": b"",
+    "half a length": b"\x08\x00\x00",
+    "length beyond the file": struct.pack("<Q", 2**63) + b"{}",
+    "length of 100 MB in a small file": struct.pack("<Q", 100_000_000) + b"{}",
+    "not JSON": file_of(b"{nope"),
+    "not UTF-8": file_of(b'{"\xff":1}'),
+    "a list": file_of([]),
+    "nested beyond reason": file_of(b'{"a":' * 100_000),
+    "duplicate name": file_of(b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}', b"1234"),
+    "NaN": file_of(b'{"a":{"dtype":"U8","shape":[NaN],"data_offsets":[0,4]}}', b"1234"),
+    "entry is null": file_of({"a": None}),
+    "entry lacks a field": file_of({"a": {"dtype": "U8", "shape": [0]}}),
+    "entry has a field more": file_of({"a": entry() | {"x": 1}}, b"1234"),
+    "unknown dtype": file_of({"a": entry("F128")}, b"1234"),
+    "dtype is a list": file_of({"a": entry(["U8"])}, b"1234"),
+    "negative dimension": file_of({"a": entry(shape=(-4,))}, b"1234"),
+    "two negative dimensions": file_of({"a": entry(shape=(-2, -2))}, b"1234"),
+    "boolean dimension": file_of({"a": entry(shape=(True, 4))}, b"1234"),
+    "fractional dimension": file_of({"a": entry(shape=(4.0,))}, b"1234"),
+    "absurd dimension": file_of({"a": entry(shape=(2**63,))}, b"1234"),
+    "absurd product": file_of({"a": entry(shape=(2**40, 2**40))}, b"1234"),
+    "absurd shape of nothing": file_of({"a": entry(shape=(0, 2**61, 2**61), offsets=(0, 0))}),
+    "number of 5000 digits": file_of(b'{"a":{"dtype":"U8","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,4]}}', b"1234"),
+    "too many dimensions": file_of({"a": entry(shape=(1,) * 500 + (4,))}, b"1234"),
+    "shape and range differ": file_of({"a": entry(shape=(3,))}, b"1234"),
+    "range backwards": file_of({"a": entry(offsets=(4, 0))}, b"1234"),
+    "range beyond the file": file_of({"a": entry()}, b"123"),
+    "one offset": file_of({"a": entry(offsets=(4,))}, b"1234"),
+    "hole": file_of({"a": entry(), "b": entry(offsets=(5, 9))}, b"123456789"),
+    "overlap": file_of({"a": entry(), "b": entry(offsets=(2, 6))}, b"123456"),
+    "shared range": file_of({"a": entry(), "b": entry()}, b"1234"),
+    "trailing bytes": file_of({"a": entry()}, b"12345"),
+    "no tensors but data": file_of({}, b"1"),
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_file_is_a_format_error_and_takes_no_memory(data):
+    """Nothing but FormatError comes out, and no allocation follows a number in the file."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError):
+            parse(data)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(data) + 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.binary(max_size=150) | st.binary(max_size=150).map(lambda text: struct.pack("<Q", len(text)) + text))
+def test_arbitrary_bytes_are_a_format_error_or_tensors(data):
+    """The reader has no other way out."""
+    try:
+        parse(data)
+    except FormatError:
+        pass
+
+
+def test_metadata_of_other_writers_is_passed_over():
+    """Files of the reference implementation may carry it."""
+    data = file_of({"__metadata__": {"format": "np"}, "a": entry()}, b"1234")
+    assert parse(data)["a"].tobytes() == b"1234"
+
+
+def test_a_header_beyond_the_limit_is_refused(monkeypatch):
+    """What no reader would accept is not written."""
+    monkeypatch.setattr(safetensors_format, "MAX_HEADER_BYTES", 1000)
+    with pytest.raises(ConfigurationError, match="Use fewer tensors"):
+        layout({str(index): np.zeros(1) for index in range(100)})
