@@ -128,6 +128,11 @@ def at_once() -> bool:
     return True
 
 
+def never() -> bool:
+    """A moment that does not come."""
+    return False
+
+
 def training(log: Path, attempt: int) -> Moment:
     """True while the last thing the program logged is a batch that `attempt` trained."""
     return lambda: is_batch(last_event(log), attempt)
@@ -152,7 +157,7 @@ def inside_commit(directory: Path) -> Moment:
 def temporaries(directory: Path) -> list[str]:
     """Names of unfinished checkpoints in a run directory."""
     try:
-        return [entry.name for entry in os.scandir(directory / "checkpoints") if entry.name.startswith(".")]
+        return [entry.name for entry in os.scandir(directory / "checkpoints") if entry.name.startswith(".tmp-")]
     except FileNotFoundError:
         return []
 
@@ -161,7 +166,7 @@ def journaled(directory: Path, event: str, count: int = 1) -> Moment:
     """True once the run's journal holds `event` at least `count` times."""
 
     def reached() -> bool:
-        return sum(line.get("event") == event for line in oracle.read_log(directory / "journal.jsonl")) >= count
+        return sum(bool(line.get("event") == event) for line in oracle.read_log(directory / "journal.jsonl")) >= count
 
     return reached
 

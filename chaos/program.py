@@ -99,7 +99,7 @@ def build() -> Any:
     x = layers.Dropout(0.3)(x)
     model = keras.Model({"image": image, "ids": ids}, layers.Dense(10)(x))
     model.compile(
-        keras.optimizers.Adam(2e-3),
+        keras.optimizers.Adam(1.5e-4),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -141,7 +141,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--directory", required=True, type=Path)
     parser.add_argument("--log", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--save-every", default="auto", type=lambda text: int(text) if text.isdigit() else text)
     return parser.parse_args()
 
@@ -154,8 +154,8 @@ def main() -> None:
     x = {"image": (digits.images / 16).astype("float32")[..., None], "ids": np.arange(len(digits.images), dtype="int32")}
     model = build()
     callbacks = [
-        keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True),
-        keras.callbacks.ReduceLROnPlateau(patience=2, factor=0.5),
+        keras.callbacks.EarlyStopping(patience=6, restore_best_weights=True),
+        keras.callbacks.ReduceLROnPlateau(patience=2, factor=0.7),
         keras.callbacks.CSVLogger(str(args.out.with_suffix(".csv"))),
         BatchLog(str(args.log)),
     ]

@@ -1,51 +1,135 @@
-"""The kill storm: one program undisturbed, then again and again under kills, until the two cannot be told apart or can.
+"""The kill storm: one program undisturbed, then again and again under kills, and nothing may tell the two apart.
 
     python -m chaos.storm --kills 200 --seed 1
 
-A round is one training from an empty directory to its end, killed at random moments on the way and started again each time. Rounds
-go on until enough kills were delivered. Judged are every exit code, every resume and, at the end of every round, everything the
-training ended with. The last line is the verdict; exit code 0 if nothing was wrong, 1 otherwise.
+Rounds (`chaos/rounds.py`) are played until enough kills were delivered. Judged are every exit code, every resume and, at the end of
+each round, everything the training ended with. The last line is the verdict; exit code 0 if nothing was wrong, 1 otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import concurrent.futures
-import dataclasses
-import json
-import random
+import itertools
 import shlex
 import shutil
-import signal
 import sys
+import tempfile
 import threading
-import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from chaos import oracle
-from chaos.rounds import Kill, Round, RoundResult, Weights, run_undisturbed
+from chaos.rounds import FAULTS, Kill, Place, Reference, Result, Round, undisturbed
 
-DEFAULT_PROGRAM = (sys.executable, "-m", "chaos.program")
-CADENCES = ("auto", "epoch", "7", "1s")  # what is saved when must not matter for what comes out
+DEFAULT_PROGRAM = shlex.join([sys.executable, "-m", "chaos.program"])
+# When something is saved must not matter for what comes out.
+CADENCES = ("auto", "7", "epoch", "1s")
 
 
-class Budget:
-    """The kills that are still to be delivered, shared between the rounds that run at the same time."""
+class Storm:
+    """Plays rounds, `jobs` at a time, until `kills` kills were delivered."""
 
-    def __init__(self, kills: int) -> None:
-        self._left = kills
+    def __init__(self, program: list[str], root: Path, kills: int, seed: int, jobs: int, console: Console) -> None:
+        self._program = program
+        self._root = root
+        self._seed = seed
+        self._jobs = jobs
+        self._console = console
+        self._budget = threading.Semaphore(kills)
+        self._rounds = itertools.count(1)
         self._lock = threading.Lock()
 
-    def take(self) -> bool:
-        """One kill less; False if none was left."""
-        with self._lock:
-            self._left -= self._left > 0 and 1
-            return self._taken()
+    def play(self) -> list[Result]:
+        """All rounds' results; the undisturbed training comes first."""
+        reference = undisturbed(self._program, Place(self._root / "undisturbed"))
+        self._console.print(f"undisturbed: {len(reference.log)} batches, digest {oracle.combined(reference.outcome)}")
+        with concurrent.futures.ThreadPoolExecutor(self._jobs) as pool:
+            lanes = [pool.submit(lambda: list(self._lane(reference))) for _ in range(self._jobs)]
+            return [result for lane in lanes for result in lane.result()]
 
-    def _taken(self) -> bool:
-        raise NotImplementedError
+    def _lane(self, reference: Reference) -> Iterator[Result]:
+        while self._kills_left():
+            with self._lock:
+                number = next(self._rounds)
+            cadence = CADENCES[(number - 1) % len(CADENCES)]
+            place = Place(self._root / f"round-{number}")
+            program = [*self._program, "--save-every", cadence]
+            result = Round(program, place, f"{self._seed}/{number}", reference, self._budget).play()
+            self._report(number, cadence, result)
+            if not result.problems:
+                shutil.rmtree(place.root)
+            yield result
+
+    def _kills_left(self) -> bool:
+        if self._budget.acquire(blocking=False):
+            self._budget.release()
+            return True
+        return False
+
+    def _report(self, number: int, cadence: str, result: Result) -> None:
+        verdict = "[green]equal[/]" if not result.problems else "[red]NOT EQUAL[/]"
+        self._console.print(
+            f"round {number:>3} (seed {self._seed}/{number}, save_every={cadence}): {len(result.kills)} kills, "
+            f"{result.repeated} of {result.batches} batches trained again, {result.seconds:.0f} s: {verdict}"
+        )
+        for problem in result.problems[:5]:
+            self._console.print(f"    [red]{escape(problem)}[/]")
+
+
+def table(results: list[Result]) -> Table:
+    """Kills by kind: how many, what the process ended with, what they cost."""
+    kills = [kill for result in results for kill in result.kills]
+    view = Table("kill", "delivered", "exit codes", "batches trained again, mean", "most", title="kills")
+    for name in FAULTS:
+        mine = [kill for kill in kills if kill.fault == name]
+        if mine:
+            view.add_row(name, str(len(mine)), _codes(mine), *_costs(mine))
+    return view
+
+
+def _codes(kills: list[Kill]) -> str:
+    return ", ".join(f"{code} ({count})" for code, count in sorted(Counter(kill.code for kill in kills).items()))
+
+
+def _costs(kills: list[Kill]) -> tuple[str, str]:
+    lost = [kill.lost for kill in kills if kill.lost is not None]
+    return (f"{sum(lost) / len(lost):.1f}", str(max(lost))) if lost else ("", "")
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="kills to deliver in all (200)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of everything random about them (1)")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time (2)")
+    parser.add_argument("--program", default=DEFAULT_PROGRAM, help="command that takes --directory, --log, --out and --save-every")
+    parser.add_argument("--root", type=Path, help="where to work; rounds that went wrong are left there (a new temporary directory)")
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> int:
+    """Run the storm; 0 if nothing was wrong, else 1."""
+    args = arguments(given)
+    console = Console(soft_wrap=True, highlight=False)
+    root = args.root or Path(tempfile.mkdtemp(prefix="storm-"))
+    console.print(f"storm of {args.kills} kills, seed {args.seed}, {args.jobs} at a time, in {root}")
+    results = Storm(shlex.split(args.program), root, args.kills, args.seed, args.jobs, console).play()
+    problems = [problem for result in results for problem in result.problems]
+    console.print(table(results))
+    kills = sum(len(result.kills) for result in results)
+    if problems:
+        console.print(f"NOT EQUAL: {len(problems)} problems in {len(results)} rounds under {kills} kills. What is left of them: {root}")
+        return 1
+    console.print(f"EQUAL: {len(results)} rounds under {kills} kills ended bit for bit like the undisturbed one (seed {args.seed}).")
+    shutil.rmtree(root, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

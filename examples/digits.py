@@ -1,80 +1,92 @@
-"""A small convolutional network on scikit-learn's handwritten digits, trained so that it may be killed at any time.
+"""A convolutional network on scikit-learn's handwritten digits, trained so that nothing can stop it for good.
 
     python examples/digits.py --directory runs/digits
 
-Kill it, start the same command again: it goes on where it was.
+Stop it however you like (Ctrl-C, kill, kill -9, a power cut) and start the same line again: it goes on where it was.
 """
 
-from __future__ import annotations
-
 import argparse
+import json
 from pathlib import Path
 
 import keras
 from keras import layers
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 import resilient
 
 
-def build_model() -> keras.Model:
-    """A compiled classifier of 8x8 grey images into ten digits."""
+def build():
     model = keras.Sequential(
         [
             keras.Input((8, 8, 1)),
             layers.RandomTranslation(0.1, 0.1),
             layers.RandomRotation(0.05),
-            layers.Conv2D(16, 3, padding="same", activation="relu"),
+            layers.Conv2D(16, 3, activation="relu"),
             layers.BatchNormalization(),
             layers.Conv2D(32, 3, activation="relu"),
-            layers.BatchNormalization(),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
-            layers.Dropout(0.3),
-            layers.Dense(64, activation="relu"),
-            layers.Dropout(0.3),
+            layers.GlobalAveragePooling2D(),
+            layers.Dropout(0.2),
             layers.Dense(10, activation="softmax"),
         ]
     )
-    model.compile(optimizer=keras.optimizers.Adam(2e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
-def main() -> None:
-    """Train, report, and save the model."""
-    parser = argparse.ArgumentParser(description="Train a classifier of handwritten digits.")
-    parser.add_argument("--directory", type=Path, default=Path("runs/digits"), help="the run directory")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--out", type=Path, help="where to save the trained model, such as digits.keras")
+class LossCurve(keras.callbacks.Callback):
+    """Appends a line `step,loss` for every batch, and one `validation,` where a validation begins."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = str(path)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.append(f"{int(self.model.optimizer.iterations)},{logs['loss']}")
+
+    def on_test_begin(self, logs=None):
+        self.append("validation,")
+
+    def append(self, line):
+        with open(self.path, "a") as file:
+            file.write(line + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--directory", default="runs/digits", type=Path, help="the run directory")
+    parser.add_argument("--epochs", default=12, type=int)
+    parser.add_argument("--out", type=Path, help="where to write the model, the history and the curves (beside the run directory)")
     args = parser.parse_args()
+    out = args.out or args.directory.with_name(args.directory.name + "-out")
+    out.mkdir(parents=True, exist_ok=True)
 
     keras.utils.set_random_seed(42)
     digits = load_digits()
-    images = (digits.images / 16.0).astype("float32")[..., None]
-    x, x_val, y, y_val = train_test_split(images, digits.target, test_size=0.2, random_state=0, stratify=digits.target)
+    images = (digits.images / 16).astype("float32")[..., None]
+    model = build()
 
-    args.directory.mkdir(parents=True, exist_ok=True)
-    model = build_model()
-    history = resilient.fit(
+    history = resilient.fit(  # the one line that is not model.fit(
         model,
-        x,
-        y,
+        images,
+        digits.target,
+        batch_size=32,
         epochs=args.epochs,
-        batch_size=64,
-        validation_data=(x_val, y_val),
-        class_weight={digit: 1.5 if digit in (8, 9) else 1.0 for digit in range(10)},  # the two that it confuses most
+        validation_split=0.2,
+        class_weight={digit: 1.5 if digit == 8 else 1.0 for digit in range(10)},  # eights are hard
         callbacks=[
-            keras.callbacks.EarlyStopping(patience=8, restore_best_weights=True),
-            keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=3),
-            keras.callbacks.CSVLogger(str(args.directory / "epochs.csv")),
+            keras.callbacks.EarlyStopping(patience=4, restore_best_weights=True),
+            keras.callbacks.ReduceLROnPlateau(patience=2, factor=0.5),
+            keras.callbacks.CSVLogger(str(out / "epochs.csv")),
+            LossCurve(out / "losses.csv"),
         ],
-        directory=args.directory,
         verbose=2,
+        directory=args.directory,
     )
-    print(f"{len(history.epoch)} epochs, best validation accuracy {max(history.history['val_accuracy']):.4f}")
-    if args.out:
-        model.save(args.out)
+
+    model.save(out / "digits.keras")
+    (out / "history.json").write_text(json.dumps(history.history))
+    print(f"validation accuracy {max(history.history['val_accuracy']):.3f}, written to {out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m resilient` is the command line."""
+"""`python -m resilient` is the command `resilient`."""
 
 from __future__ import annotations
 
@@ -6,5 +6,4 @@ import sys
 
 from resilient.cli import main
 
-if __name__ == "__main__":
-    sys.exit(main())
+sys.exit(main())

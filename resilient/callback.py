@@ -45,7 +45,7 @@ class Resume:
     @property
     def logs(self) -> dict[str, Any]:
         """The logs of the batch or epoch that ended there."""
-        return dict(plain.decode(self.meta["logs"], self.tensors["state.safetensors"]))
+        return dict(plain.decode(self.meta["logs"], {}))
 
     @property
     def stopped(self) -> bool:
@@ -250,9 +250,8 @@ class RunCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         self._on_restored()
 
     def _capture(self, metrics: Mapping[str, Any], *, logs: Any, score: float | None = None, final: bool = False) -> Snapshot:
-        arrays: dict[str, Any] = {}
         meta = {
-            "logs": _plain_logs(keras_private.pythonify_logs(logs), arrays),
+            "logs": _plain_logs(keras_private.pythonify_logs(logs)),
             "stop_training": bool(self._model.stop_training),
             "monitor": self._monitor.name,
         }
@@ -273,8 +272,6 @@ class RunCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
         raise StopTraining(self.progress, durable=durable)
 
 
-def _plain_logs(logs: Mapping[str, Any], arrays: dict[str, Any]) -> Any:
-    try:
-        return plain.encode(dict(logs), arrays, "logs") if not arrays else {}
-    except plain.OpaqueError:
-        return plain.encode({k: v for k, v in logs.items() if isinstance(v, (int, float))}, arrays, "logs")
+def _plain_logs(logs: Mapping[str, Any]) -> Any:
+    """JSON of the logs; what is no plain number (an array from a custom metric) is left out."""
+    return plain.encode({name: value for name, value in logs.items() if isinstance(value, (int, float))}, {}, "logs")

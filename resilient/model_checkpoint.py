@@ -1,59 +1,58 @@
-"""`resilient.ModelCheckpoint`: Keras' callback, with files that appear whole, durable, and without waiting for the disk."""
+"""`keras.callbacks.ModelCheckpoint` whose files appear atomically, are written behind the training's back, and survive restarts.
+
+Where it goes further than Keras' own, beside that: a NaN never is the best value and never blocks later ones; `save_best_only` works
+with `save_freq` in batches; `save_freq` of 0, a bool or a negative number is an error instead of a save after every batch. A missing
+`monitor` stays what it is in Keras: a warning, and the model is saved.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import errno
-import io
-import logging
 import math
 import os
 import sys
+import threading
+import uuid
 import warnings
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import keras
-import xxhash
+from absl import logging
 
-from resilient.errors import CheckpointMismatchError, ConfigurationError
-from resilient.store import files, temporaries
-from resilient.store.oserrors import storage_errors
-from resilient.store.published import BackgroundPublisher, Job, PublishedFiles, Record, digest_of, record_from
+from resilient.errors import ConfigurationError
+from resilient.state import model_file
+from resilient.store import published
+from resilient.store.oserrors import storage_error
 
-_STATE_VERSION = 1
-_STATE_FILES = 100  # newest ones that a state names; older files are still known to the record beside them
-_SUFFIXES = (".keras", ".weights.h5", ".h5")
-
-
-class _MemoryFile(io.BytesIO):
-    """A file in memory that shows Keras the suffix of its real path, by which Keras chooses the format."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-
-    def __str__(self) -> str:
-        return self._name
+_WAITING = 2  # files not yet begun; each holds references to a copy of the model
+_IS_A_DIRECTORY = "Please specify a non-directory filepath for ModelCheckpoint. Filepath used is an existing directory: {}"
 
 
 class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
-    """A drop-in for `keras.callbacks.ModelCheckpoint`, all arguments and behaviours, plus the legacy `period`.
+    """A drop-in for `keras.callbacks.ModelCheckpoint`: same arguments, same files, same messages.
 
-    Every file appears atomically and durably: a reader finds the old one or the new one, never half of one. The training thread only
-    serialises the model into memory; a background thread writes. An error of that write is raised at the next hook, by `flush`,
-    or at the end of training, which waits for the disk. A value of NaN is never the best one.
+    The model is captured when Keras would save it, without copying it; a background thread writes the file, flushes it to the disk and
+    gives it its name. `on_train_end` returns when everything is on disk; in between, `flush` waits for it. If writing fails, the next hook
+    of this callback raises. The legacy `.h5` format, a remote path, and models with a `save` of their own are written before training
+    goes on.
 
-    Under `resilient.fit` the best value survives restarts, and files written for steps that a crash rolled back are taken back.
+    Under `resilient.fit` the best value and the counters go on after a restart, and a file written after the point that a restart goes back
+    to is removed, or made again what it was then. For that a hidden directory `.<name>.resilient` lies beside the files.
 
     Args:
-        filepath, monitor, verbose, save_best_only, save_weights_only, mode, save_freq, initial_value_threshold: as in Keras.
-        period: with `save_freq="epoch"`, save at every `period`-th epoch only (tf.keras 2).
+        filepath: as in Keras: `{epoch}`, `{batch}` and names in `logs` are filled in; ends in ".keras", ".weights.h5" or ".h5".
+        monitor: name in `logs` by which "best" is judged.
+        verbose: 1 says when a file is about to be written, and when it is on disk.
+        save_best_only: whether to save only when `monitor` improved.
+        save_weights_only: whether to save the weights (and optimizer) instead of the model.
+        mode: "auto", "min" or "max".
+        save_freq: "epoch", or a number of batches.
+        initial_value_threshold: the value of `monitor` to beat.
+        period: epochs between two saves, as in older versions of Keras; only with `save_freq="epoch"`.
 
     Raises:
-        ConfigurationError: an argument is wrong (it is a `ValueError`, as in Keras).
-        StorageError: from the hooks and `flush`: the disk refused a file.
+        ConfigurationError: (a ValueError) for a value that is not accepted.
     """
 
     def __init__(
@@ -69,214 +68,333 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         *,
         period: int = 1,
     ) -> None:
-        _check_frequency(save_freq, period)
-        try:
-            super().__init__(filepath, monitor, verbose, save_best_only, save_weights_only, mode, save_freq, initial_value_threshold)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
-        self.best: Any = initial_value_threshold  # Keras has just said the same, in a place that mypy cannot see
-        self.period = period
-        self._initial_best = initial_value_threshold
-        self._epochs_since_last_saving = 0
+        save_freq = _checked_save_freq(save_freq)
+        self.best: Any = None
+        super().__init__(filepath, monitor, verbose, save_best_only, save_weights_only, mode, save_freq, initial_value_threshold)
+        self.period = _checked_period(period, save_freq)
         self._current_epoch = 0
-        self._published = PublishedFiles(self.filepath)
-        self._publisher = BackgroundPublisher(self._published)
+        self._epochs_since_saving = 0
+        self._threshold = self.best
+        self._run = uuid.uuid4().hex
+        self._last = _Save()
+        self._trained_since = False
+        self._remake = False
+        self._writer: _BackgroundWriter | None = None  # made when there is something to write: until then the callback can be copied
+        self._ledger: published.Ledger | None = None  # only where states are taken: without them there is nothing to roll back to
 
-    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Raises what is left of an earlier training's writes."""
-        self._settle()
-        super().on_train_begin(logs)
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Remembers the epoch."""
-        self._settle()
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Raises if a file could not be written."""
+        self._report()
         super().on_epoch_begin(epoch, logs)
 
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Saves, where `save_freq` is a number of batches and it is reached."""
-        self._settle()
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """The moment before the model changes: a file that a restart found missing is made again here."""
+        super().on_train_batch_begin(batch, logs)
+        self._make_again()
+        self._trained_since = True
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Saves if it is due, and raises if an earlier file could not be written."""
+        self._report()
         super().on_train_batch_end(batch, logs)
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Saves, with `save_freq="epoch"`."""
-        self._settle()
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Saves if it is due, and raises if an earlier file could not be written."""
+        self._report()
         super().on_epoch_end(epoch, logs)
 
-    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Waits until every file is on disk."""
+    def on_train_end(self, logs: Any = None) -> None:
+        """Returns when every file is on disk; raises if one could not be written."""
         super().on_train_end(logs)
+        self._make_again()
         self.flush()
+        if self._ledger is not None:
+            self._ledger.finish()
 
     def flush(self) -> None:
-        """Returns when every file handed over so far is on disk; may be called from any thread, at any time.
+        """Waits until every file captured so far is on disk.
 
         Raises:
-            StorageError: the disk refused one of them.
+            StorageError: one of them could not be written.
         """
-        self._publisher.wait()
-        self._settle()
+        self.wait()
+        self._report()
 
-    def _settle(self) -> None:
-        for message in self._publisher.settle():
-            _say(message)
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits, at most `timeout` seconds, until nothing is being written; and says whether that is so.
+
+        Raises nothing, and may be called from any thread.
+        """
+        return self._writer is None or self._writer.wait(timeout)
 
     def get_state(self) -> dict[str, Any]:
-        """Everything needed to go on, as plain JSON: best value, counters, and the files written so far.
-
-        It may name files that are still on their way: where the state is stored, `flush` has to return before that is committed.
-        """
-        newest = self._published.newest()
-        self._published.hold(record.digest for record in newest)
+        """What a restart needs, as plain data. Taking it marks a point that `set_state` may later go back to."""
+        if self._ledger is None:
+            self._ledger = self._new_ledger()
+        self._ledger.mark(self._last.serial)
         return {
-            "version": _STATE_VERSION,
+            "run": self._run,
             "best": None if self.best is None else float(self.best),
             "epoch": self._current_epoch,
+            "epochs_since_saving": self._epochs_since_saving,
+            "batches_since_saving": self._batches_seen_since_last_saving,
             "last_batch": self._last_batch_seen,
-            "batches_since_last_saving": self._batches_seen_since_last_saving,
-            "epochs_since_last_saving": self._epochs_since_last_saving,
-            "serial": self._published.last_serial(),
-            "files": [dataclasses.asdict(record) for record in newest[-_STATE_FILES:]],
+            "last_save": dataclasses.asdict(self._last),
+            # Whether its file may not be there after a crash, and whether the model is still the one it was made from.
+            "pending": not self.wait(0),
+            "unchanged": not self._trained_since,
         }
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes back to what `get_state` returned, and takes back the files written since.
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state that `get_state` returned, in this process or an earlier one, and makes the files what they were then."""
+        if self._writer is not None:
+            self._writer.drop()
+        self._run = state["run"]
+        self.best = state["best"]
+        self._current_epoch = state["epoch"]
+        self._epochs_since_saving = state["epochs_since_saving"]
+        self._batches_seen_since_last_saving = state["batches_since_saving"]
+        self._last_batch_seen = state["last_batch"]
+        self._last = _Save(**state["last_save"])
+        self._trained_since = not state["unchanged"]
+        self._ledger = self._new_ledger()
+        self._ledger.mark(self._last.serial)
+        try:
+            self._roll_back(self._ledger, pending=state["pending"])
+        except OSError as error:
+            raise storage_error(error, "bring back the files of ModelCheckpoint", self._ledger.directory.parent) from error
 
-        A file is removed, or replaced by what it held at that state, only if its content is what this callback wrote later.
-
-        Raises:
-            CheckpointMismatchError: it is not such a state; nothing was changed.
-            StorageError: the disk refused.
-        """
-        values, records = _checked(state)
-        self._publisher.wait()
-        self._published.withdraw_after(values["serial"], records)
-        self.best = values["best"]
-        self._current_epoch = values["epoch"]
-        self._last_batch_seen = values["last_batch"]
-        self._batches_seen_since_last_saving = values["batches_since_last_saving"]
-        self._epochs_since_last_saving = values["epochs_since_last_saving"]
-        if self.save_best_only and records:
-            self._compare_with_best_on_disk(records)
-
-    def _compare_with_best_on_disk(self, records: list[Record]) -> None:
-        """Where the process died before the best file arrived, only what did arrive counts; else no best file would ever be written."""
-        arrived = self._published.last_arrived(records)
-        if arrived is not None and arrived.serial >= max(record.serial for record in records):
+    def _roll_back(self, ledger: published.Ledger, *, pending: bool) -> None:
+        found = ledger.roll_back(self._last.serial)
+        lost = pending and (found is None or not found.complete)
+        self._remake = lost and not self._trained_since
+        stays = found.stays if found is not None else None
+        if self._remake or not (lost or stays):
             return
-        best = self._initial_best if arrived is None else arrived.best
-        if best != self.best:
-            warnings.warn(
-                f"The file of the best {self.monitor} ({self.best}) was not on disk yet when the process ended; "
-                f"ModelCheckpoint now compares with {best}.",
-                stacklevel=3,
-            )
-            self.best = best
+        # The file that `best` spoke of is gone for good. What is there now is what has to be beaten.
+        newest = found.newest if found is not None else None
+        self.best = newest.best if newest is not None else self._threshold
+        path = ledger.base / (stays.path if stays is not None else self._last.path)
+        warnings.warn(
+            f"ModelCheckpoint at {path}: the file of the point that training goes back to is no longer there. What is there now stays until "
+            "the next save, and is what that has to beat.",
+            stacklevel=2,
+        )
+
+    def _make_again(self) -> None:
+        if self._remake:
+            self._remake = False
+            self._submit(str(self._place()[0] / self._last.path), self._last.serial)
+
+    def _place(self) -> tuple[Path, str]:
+        """The directory that all files of this callback share (what comes before the first placeholder), and a name for it there.
+
+        Symbolic links are not resolved here: a file is known by the name it was given.
+        """
+        base = os.path.abspath(os.path.dirname(self.filepath.split("{", 1)[0]))
+        return Path(base), os.path.relpath(os.path.abspath(self.filepath), base).replace(os.sep, "_")
+
+    def _new_ledger(self) -> published.Ledger:
+        return published.Ledger(*self._place(), self._run)
+
+    # What follows replaces methods of Keras' own class; tests/test_model_checkpoint.py fails if Keras stops calling them.
 
     def _is_improvement(self, monitor_value: Any, reference_value: Any) -> bool:
-        # Keras lets a first NaN become the best value, which nothing is better than; and it asks before it knows the direction when
-        # it saves by batches.
-        if math.isnan(float(monitor_value)):
+        if math.isnan(monitor_value):
             return False
-        if self.monitor_op is None:
+        if reference_value is None or math.isnan(reference_value):
+            return True
+        if self.monitor_op is None:  # Keras sets it at the end of an epoch: too late for a save within the first
             self._set_monitor_op()
-        if reference_value is not None and math.isnan(float(reference_value)):
-            reference_value = None
         return bool(super()._is_improvement(monitor_value, reference_value))
 
-    def _save_model(self, epoch: int, batch: int | None, logs: Mapping[str, Any] | None) -> None:
-        if batch is None and not self._period_is_over():
-            return
+    def _save_model(self, epoch: int, batch: int | None, logs: Any) -> None:
+        if batch is None:
+            self._epochs_since_saving += 1
+            if self._epochs_since_saving < self.period:
+                return
+            self._epochs_since_saving = 0
         logs = logs or {}
-        path = self._get_file_path(epoch, batch, logs)
-        if self._should_save_model(epoch, batch, logs, path):
-            message = f"\nEpoch {epoch + 1}: finished saving model to {path}" if self.verbose > 0 else None
-            self._save_to(path, message)
-
-    def _period_is_over(self) -> bool:
-        self._epochs_since_last_saving += 1
-        if self._epochs_since_last_saving < self.period:
-            return False
-        self._epochs_since_last_saving = 0
-        return True
-
-    def _save_to(self, path: str, message: str | None) -> None:
-        save = self.model.save_weights if self.save_weights_only else self.model.save
-        if "://" in path:  # an object store shows whole objects only, and Keras knows how to reach it
-            save(path, overwrite=True)
+        filepath = self._get_file_path(epoch, batch, logs)
+        if not self._should_save_model(epoch, batch, logs, filepath):
             return
-        if os.path.isdir(path):
-            raise IsADirectoryError(
-                f"Please specify a non-directory filepath for ModelCheckpoint. Filepath used is an existing directory: {path}"
-            )
-        job = self._in_memory(save, path) if self._fits_in_memory(path) else self._in_temporary(save, path)
-        self._publisher.submit(dataclasses.replace(job, message=message))
+        if Path(filepath).is_dir():
+            raise IsADirectoryError(_IS_A_DIRECTORY.format(filepath))
+        said = f"\nEpoch {epoch + 1}: finished saving model to {filepath}"
+        self._submit(filepath, self._last.serial + 1, said if self.verbose > 0 else "")
 
-    def _fits_in_memory(self, path: str) -> bool:
-        """Whether Keras can write the format into memory, and it is Keras that writes: a model's own `save` may need a real path."""
-        name = "save_weights" if self.save_weights_only else "save"
-        keras_writes = getattr(type(self.model), name) is getattr(keras.Model, name)
-        return keras_writes and (self.save_weights_only or path.endswith(".keras"))
+    def _submit(self, filepath: str, serial: int, said: str = "") -> None:
+        self._trained_since = False
+        if _is_remote(filepath):
+            self._save(filepath)  # object stores publish a whole object at once
+            _say(said)
+            return
+        target = Path(os.path.abspath(filepath))
+        self._last = _Save(serial, os.path.relpath(target, self._place()[0]))
+        suffix = model_file.WEIGHTS_SUFFIX if self.save_weights_only else target.suffix
+        captured = model_file.capture(self.model, suffix)
+        best = None if self.best is None else float(self.best)
+        file = _File(target, serial, best, captured or self._save, self._ledger, said)
+        if captured is None:  # only the model can write itself, and the next batch changes it
+            self.flush()
+            _publish(file, suffix)
+            _say(said)
+            return
+        if self._writer is None:
+            self._writer = _BackgroundWriter()
+        self._writer.submit(file)
 
-    def _in_memory(self, save: Callable[..., None], path: str) -> Job:
-        stream = _MemoryFile(os.path.basename(path))
-        save(stream, overwrite=True)
-        content = stream.getbuffer()
-        target = Path(os.path.abspath(path))
-        return Job(target, self._announce(target, len(content), xxhash.xxh3_128_hexdigest(content)), content=content)
+    def _save(self, path: str | os.PathLike[str]) -> None:
+        if self.save_weights_only:
+            self.model.save_weights(str(path), overwrite=True)
+        else:
+            self.model.save(str(path), overwrite=True)
 
-    def _in_temporary(self, save: Callable[..., None], path: str) -> Job:
-        target = Path(os.path.abspath(path))
-        real = Path(os.path.realpath(path))
-        with storage_errors("write the file", target):
-            files.make_directories(real.parent)
-            temporary = temporaries.name_beside(real, next(suffix for suffix in _SUFFIXES if path.endswith(suffix)))
-            try:
-                save(os.fspath(temporary), overwrite=True)
-                digest = digest_of(temporary)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            if digest is None:
-                raise FileNotFoundError(errno.ENOENT, "the model's own save wrote no file", os.fspath(temporary))
-            return Job(target, self._announce(target, temporary.stat().st_size, digest), temporary=temporary)
-
-    def _announce(self, target: Path, size: int, digest: str) -> Record | None:
-        best = float(self.best) if self.save_best_only and self.best is not None else None
-        return self._published.announce(target, size, digest, best)
-
-
-def _check_frequency(save_freq: object, period: object) -> None:
-    if save_freq != "epoch" and not _is_count(save_freq):
-        raise ConfigurationError(
-            f"Unrecognized save_freq: {save_freq!r}. Expected save_freq are 'epoch' or integer values of at least 1 (a number of batches)."
-        )
-    if not _is_count(period):
-        raise ConfigurationError(f"period={period!r} is not a number of epochs. Write an integer of at least 1.")
+    def _report(self) -> None:
+        """Says what was finished since, and raises what went wrong since."""
+        if self._writer is None:
+            return
+        finished, error = self._writer.take()
+        for said in finished:
+            _say(said)
+        if error is not None:
+            raise error
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+@dataclasses.dataclass(frozen=True)
+class _Save:
+    """The newest save: the how-manieth of the run, and where to (relative to the directory that all files share)."""
+
+    serial: int = 0
+    path: str = ""
 
 
-def _checked(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[Record]]:
-    counters = ("epoch", "batches_since_last_saving", "epochs_since_last_saving", "serial")
-    best, last, entries = state.get("best"), state.get("last_batch"), state.get("files")
-    whole = all(type(state.get(name)) is int for name in counters)
-    numbers = (best is None or isinstance(best, (int, float))) and (last is None or type(last) is int)
-    records = [record_from(entry) for entry in entries] if isinstance(entries, list) else [None]
-    known = [record for record in records if record is not None]
-    if state.get("version") != _STATE_VERSION or not whole or not numbers or len(known) != len(records):
-        raise CheckpointMismatchError(
-            f"The saved state of ModelCheckpoint is not one of version {_STATE_VERSION}: {str(dict(state))[:200]}. "
-            "Resume with the version of resilient that wrote it, or start afresh with resume=False."
-        )
-    return {"best": best, "last_batch": last, **{name: state[name] for name in counters}}, known
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A captured model and all that is needed to write it on another thread."""
+
+    target: Path
+    serial: int
+    best: float | None
+    write: model_file.Write
+    ledger: published.Ledger | None
+    said: str
+
+    def replaces(self, older: Self) -> bool:
+        """Whether nobody can miss the older one: same name, and no state was taken in between that may be gone back to."""
+        return self.target == older.target and (self.ledger is None or not self.ledger.refers(older.serial, self.serial))
 
 
-def _say(message: str) -> None:
-    """As Keras prints its own messages: to the terminal, or to the log where interactive logging is off."""
-    if keras.config.is_interactive_logging_enabled():
-        sys.stdout.write(f"{message}\n")
+def _publish(file: _File, suffix: str = "") -> None:
+    """Writes the file under its name. Raises StorageError, the file then being what it was."""
+
+    def record(temporary: Path) -> None:
+        if file.ledger is not None:
+            file.ledger.record(temporary, file.target, file.serial, file.best)
+
+    try:
+        published.publish(file.target, file.write, suffix, record)
+    except OSError as error:
+        raise storage_error(error, "write the file of ModelCheckpoint", file.target) from error
+
+
+class _BackgroundWriter:
+    """Writes files in the order they were captured, on a thread that lives only while there are any.
+
+    The thread is not a daemon: a program that ends, or whose training raised, still gets its files, and nothing idles at exit.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[_File] = []
+        self._working = False
+        self._finished: list[str] = []
+        self._error: Exception | None = None
+        self._swept: set[Path] = set()
+
+    def submit(self, file: _File) -> None:
+        """Hands the file over; waits where too many are still to be written. An older one of that name, not yet begun, is left out."""
+        with self._changed:
+            self._waiting = [older for older in self._waiting if not file.replaces(older)]
+            self._changed.wait_for(lambda: len(self._waiting) < _WAITING)
+            self._waiting.append(file)
+            if not self._working:
+                self._working = True
+                threading.Thread(target=self._work, name="resilient-model-checkpoint").start()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._working, timeout)
+
+    def take(self) -> tuple[list[str], Exception | None]:
+        """What was said and what went wrong since the last call."""
+        with self._changed:
+            finished, self._finished = self._finished, []
+            error, self._error = self._error, None
+            return finished, error
+
+    def drop(self) -> None:
+        """Forgets what is not begun and what went wrong, and waits for the file under way."""
+        with self._changed:
+            self._waiting.clear()
+        self.wait()
+        self.take()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    self._working = False
+                    self._changed.notify_all()
+                    return
+                file = self._waiting.pop(0)
+                self._changed.notify_all()
+            self._write(file)
+
+    def _write(self, file: _File) -> None:
+        error = None
+        try:
+            self._sweep(file)
+            _publish(file)
+        except Exception as caught:  # noqa: BLE001 — it belongs to the training thread, which raises it at its next hook
+            error = caught
+        with self._changed:
+            if error is not None:
+                self._error = self._error or error
+            elif file.said:
+                self._finished.append(file.said)
+
+    def _sweep(self, file: _File) -> None:
+        directories = {file.target.parent} | ({file.ledger.directory} if file.ledger is not None else set())
+        for directory in directories - self._swept:
+            published.sweep(directory)
+        self._swept |= directories
+
+
+def _is_remote(filepath: str) -> bool:
+    return "://" in filepath
+
+
+def _say(text: str) -> None:
+    if text and keras.config.is_interactive_logging_enabled():
+        sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
-    else:
-        logging.getLogger("absl").info(message)
+    elif text:
+        logging.info(text)
+
+
+def _checked_save_freq(value: Any) -> str | int:
+    number = None if isinstance(value, bool) or not hasattr(value, "__index__") else value.__index__()
+    if value == "epoch":
+        return "epoch"
+    if number is None or number < 1:
+        raise ConfigurationError(f"Unrecognized save_freq: {value!r}. Expected save_freq are 'epoch' or a positive number of batches.")
+    return int(number)
+
+
+def _checked_period(value: Any, save_freq: str | int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+        raise ConfigurationError(f"Unrecognized period: {value!r}. Expected a positive number of epochs.")
+    if value.__index__() != 1 and save_freq != "epoch":
+        raise ConfigurationError(f"period={value!r} counts epochs and save_freq={save_freq!r} counts batches. Give one of the two.")
+    return int(value.__index__())

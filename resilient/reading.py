@@ -230,7 +230,7 @@ def _warn(problems: Sequence[Problem], used: Checkpoint, which: str) -> None:
     for problem in problems:
         damaged = parse_step_name(problem.path.name)
         if which == "best" or damaged is None or damaged > step:
-            warnings.warn(f"{problem.path} is damaged ({problem.reason}); step {step} is used instead.", stacklevel=4)
+            warnings.warn(f"{problem.path} is damaged ({problem.reason}); step {step} is used instead.", stacklevel=5)
 
 
 def _none_valid(directory: Path, problems: Sequence[Problem]) -> CheckpointCorruptError:

@@ -24,7 +24,7 @@ manifests = st.builds(
     progress=st.builds(Progress, st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**12 - 1)),
     sequence=st.integers(0, 10**9),
     run_id=st.text(max_size=10),
-    created=st.datetimes(min_value=dt.datetime(1970, 1, 2), timezones=st.just(dt.UTC)),  # noqa: DTZ001 (hypothesis wants a naive bound)
+    created=st.datetimes(min_value=dt.datetime(1970, 1, 2), timezones=st.just(dt.UTC)),
     metrics=st.dictionaries(st.text(max_size=8), st.floats(allow_nan=False), max_size=3),
     score=st.none() | st.floats(allow_nan=False),
     mode=st.sampled_from(["min", "max", None]),
@@ -166,12 +166,14 @@ def test_names_and_steps_correspond(step):
     assert len(step_name(step)) == len(step_name(0))
 
 
-@pytest.mark.parametrize("name", ["step-1", "step-0000000000010", "step-00000000000a", ".step-000000000001", "step-000000000001\n", "", "final"])
+@pytest.mark.parametrize(
+    "name", ["step-1", "step-0000000000010", "step-00000000000a", ".step-000000000001", "step-000000000001\n", "", "final"]
+)
 def test_other_names_have_no_step(name):
     """Only what `step_name` makes is a checkpoint's name."""
     assert parse_step_name(name) is None
 
 
 def test_digits_of_other_scripts_are_no_step():
-    """Python's \\d matches them; a directory of that name is not ours."""
+    r"""Python's \d matches them; a directory of that name is not ours."""
     assert parse_step_name("step-" + "٣" * 12) is None

@@ -1,12 +1,7 @@
-"""The command line: arguments and printing, nothing else."""
+"""The command line: arguments and printing. TensorFlow and Keras are imported by `restore` alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from resilient.cli.app import main
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `resilient` with `arguments` (default: those of the process) and return its exit code."""
-    from resilient.cli.outcome import run
-
-    return run(arguments)
+__all__ = ["main"]

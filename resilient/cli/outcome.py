@@ -77,9 +77,9 @@ def _reader_left() -> int:
 
 @contextlib.contextmanager
 def _warnings_as_sentences() -> Iterator[None]:
-    """Our own warnings as one line each, without the place in the code; other libraries' are not the operator's business."""
+    """Warnings as one line each, without the place in the code; those for programmers (deprecations) are left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module="resilient")
+        warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_args, **_kwargs: say("Warning", str(message))
         yield

@@ -83,3 +83,8 @@ def age(created: dt.datetime, now: dt.datetime) -> str:
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: 1 checkpoint, 2 checkpoints."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,9 +1,9 @@
 """A model as the file that Keras would write, captured now and written later, on any thread.
 
-Keras' saving code walks the live model and reads its variables one by one. Here the walk happens at once, into a store that keeps references to
-the buffers of this moment (TensorFlow copies a buffer when a later step writes into it); the file is made from those references afterwards by
-Keras' own store. What is Python in the model (configuration, assets, what a layer's own `save_own_variables` computes) is taken at once as well,
-so a layer that is unfrozen one batch later does not leak into the file.
+Keras' saving code walks the live model and reads its variables one by one. Here the walk happens at once, into a store that keeps
+references to the buffers of this moment (TensorFlow copies a buffer when a later step writes into it); the file is made from those
+references afterwards by Keras' own store. What is Python in the model (configuration, assets, what a layer's own `save_own_variables`
+computes) is taken at once as well, so a layer that is unfrozen one batch later does not leak into the file.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Files of the caller that appear atomically and durably, and go back to what they were when a run is rolled back.
 
-`publish` writes one file; a reader sees the old one or the new one. A `Ledger` remembers, beside the files, which were written in which order, and
-keeps what was overwritten as long as a recovery checkpoint may refer to it.
+`publish` writes one file; a reader sees the old one or the new one. A `Ledger` remembers, beside the files, which were written in which
+order, and keeps what was overwritten as long as a recovery checkpoint may refer to it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -15,7 +16,6 @@ import platform
 import re
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ _KEPT = 4  # overwritten versions: what three recovery checkpoints and the best 
 _READ_BYTES = 8 << 20
 
 
-def publish(target: Path, write: Callable[[Path], None], suffix: str = "", before: Callable[[Path], None] | None = None) -> None:
+def publish(target: Path, write: Callable[[Path], object], suffix: str = "", before: Callable[[Path], None] | None = None) -> None:
     """Replaces `target` by what `write` writes: atomic for readers, durable on return, with the mode the umask gives.
 
     Args:
@@ -57,7 +57,7 @@ def publish(target: Path, write: Callable[[Path], None], suffix: str = "", befor
         _sync_file(temporary)
         if before is not None:
             before(temporary)
-        os.replace(temporary, target)  # noqa: PTH105 — named as in the commit protocol
+        os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -91,7 +91,7 @@ def _host() -> str:
     """Where a process number means something: this machine, and on Linux this container (they count processes each on their own)."""
     namespace = Path("/proc/self/ns/pid")
     inside = os.readlink(namespace) if namespace.is_symlink() else ""
-    return str(xxhash.xxh32(f"{platform.node()} {inside}").hexdigest())
+    return str(xxhash.xxh32(f"{platform.node()} {inside}".encode()).hexdigest())
 
 
 def _started(pid: int) -> int:
@@ -134,10 +134,12 @@ class RolledBack:
 
     Attributes:
         complete: whether every file is what it was at that point.
+        stays: a later file that had to stay because what it overwrote is no longer kept, None if there is none.
         newest: the newest write whose file is in place now, None if there is none.
     """
 
     complete: bool
+    stays: Written | None
     newest: Written | None
 
 
@@ -149,17 +151,17 @@ class Ledger:
     """
 
     def __init__(self, base: Path, name: str, run: str) -> None:
-        self._base = base
-        short = name if len(name) <= 200 else str(xxhash.xxh3_64(name).hexdigest())
+        self.base = base
+        short = name if len(name) <= 200 else str(xxhash.xxh3_64(name.encode()).hexdigest())
         self.directory = base / f".{short}.resilient"
         self._run = run
         self._newest: dict[str, Written] | None = None  # path -> last write; read from the journal when first needed
-        self._marks: deque[int] = deque(maxlen=64)
+        self._marks: tuple[int, ...] = ()  # replaced, never changed: read by the thread that writes
 
     def mark(self, serial: int) -> None:
         """A recovery checkpoint may be taken now, with `serial` as the last write."""
         if not self._marks or self._marks[-1] != serial:
-            self._marks.append(serial)
+            self._marks = (*self._marks[-63:], serial)
 
     def refers(self, first: int, until: int) -> bool:
         """Whether some mark saw write `first` as the newest of its path, before write `until`."""
@@ -168,7 +170,7 @@ class Ledger:
     def record(self, temporary: Path, target: Path, serial: int, best: float | None) -> None:
         """Journals that `temporary` is about to become `target`, and keeps what stands there if a mark refers to it."""
         newest = self._opened()
-        path = os.path.relpath(target, self._base)
+        path = os.path.relpath(target, self.base)
         before = newest.get(path)
         if before is not None and self.refers(before.serial, serial):
             self._keep(before)
@@ -177,7 +179,7 @@ class Ledger:
         newest[path] = written
 
     def _opened(self) -> dict[str, Written]:
-        if self._newest is None:
+        if self._newest is None or not (self.directory / _JOURNAL).exists():  # someone may tidy it away under a running training
             entries = self._read()
             if entries is None:
                 self._begin()
@@ -214,17 +216,10 @@ class Ledger:
         return [entry for value in values[1:] if (entry := _entry(value)) is not None]
 
     def _keep(self, written: Written) -> None:
-        kept = self._kept(written)
-        source = self._base / written.path
-        with contextlib.suppress(FileNotFoundError, FileExistsError):  # the caller removed it; or it is kept already
-            try:
-                os.link(os.path.realpath(source), kept)
-            except FileNotFoundError:
-                raise
-            except FileExistsError:
-                raise
-            except OSError:  # no hard links here, or another file system behind a symbolic link
-                publish(kept, lambda path: _copy(source, path))
+        source, kept = self.base / written.path, self._kept(written)
+        with contextlib.suppress(FileNotFoundError):  # the caller removed it
+            if not kept.exists():
+                _link_or_copy(source, kept)
         for old in sorted(self._kept_files())[:-_KEPT]:
             old.unlink(missing_ok=True)
 
@@ -232,7 +227,7 @@ class Ledger:
         return self.directory / f"{written.serial:012d}-{written.checksum}.kept"
 
     def _kept_files(self) -> Iterator[Path]:
-        return self.directory.glob("*.kept")
+        return self.directory.glob("[0-9]" * 12 + "-*.kept")
 
     def finish(self) -> None:
         """The run is over: nothing it overwrote is kept any longer."""
@@ -258,13 +253,13 @@ class Ledger:
         self._rewrite(left)
         self._newest = {entry.path: entry for entry in left}
         self.mark(serial)
-        newest = next((entry for entry in reversed(left) if checksum(self._base / entry.path) == entry.checksum), None)
+        newest = next((entry for entry in reversed(left) if checksum(self.base / entry.path) == entry.checksum), None)
         complete = not staying and (serial == 0 or (newest is not None and newest.serial == serial))
-        return RolledBack(complete, newest)
+        return RolledBack(complete, staying[-1] if staying else None, newest)
 
     def _roll_back_file(self, path: str, past: list[Written], future: list[Written]) -> Written | None:
         """Brings back the file's newest past version; returns the future one that had to stay because no past one is left."""
-        target = self._base / path
+        target = self.base / path
         versions = [entry for entry in reversed(past) if entry.path == path]
         now = checksum(target)
         ours = next((entry for entry in reversed(future) if entry.path == path and entry.checksum == now), None)
@@ -273,7 +268,7 @@ class Ledger:
         for version in versions:
             kept = self._kept(version)
             if checksum(kept) == version.checksum:
-                publish(target, lambda temporary, kept=kept: _copy(kept, temporary))
+                publish(target, functools.partial(shutil.copyfile, kept))
                 return None
         if ours is not None and not versions:
             target.unlink()
@@ -282,8 +277,13 @@ class Ledger:
         return ours
 
 
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # no hard links here, or another file system behind a symbolic link
+        publish(target, functools.partial(shutil.copyfile, source))
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -243,7 +243,7 @@ class Store:
 
     # -- retention -------------------------------------------------------------------------------------------------------------
 
-    def prune(self, keep: Keep, now: object = None, *, dry_run: bool = False) -> list[CheckpointInfo]:
+    def prune(self, keep: Keep, *, dry_run: bool = False) -> list[CheckpointInfo]:
         """Removes what `keep` does not want; never the newest valid checkpoint, and never a damaged one.
 
         The newest is verified unless this object wrote or read it before. The others are checked for presence and size only: re-reading all
@@ -251,7 +251,6 @@ class Store:
 
         Args:
             keep: which ones stay.
-            now: not used; retention does not depend on the clock.
             dry_run: remove nothing.
 
         Returns:

@@ -1,0 +1,1 @@
+"""Measurements: what the library costs, against what a program would use without it."""

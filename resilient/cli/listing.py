@@ -1,0 +1,94 @@
+"""`resilient ls`."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from resilient import reading
+from resilient.cli import tables
+from resilient.cli.outcome import say
+from resilient.manifest import CheckpointInfo, Manifest, parse_step_name
+from resilient.reading import Survey
+from resilient.store import Problem
+
+_METRICS_SHOWN = 3
+_METRIC_WIDTH = 12
+
+
+def list_run(directory: Path, *, json: bool) -> int:
+    """Print what lies in the run directory; damaged checkpoints are shown, and are no error of this command."""
+    found = reading.survey(directory)
+    if json:
+        tables.print_json(_document(found))
+    elif found.checkpoints or found.final or found.damaged or found.newer:
+        _print(found)
+    else:
+        tables.print_line(f"No checkpoints in {directory} yet.")
+    return 0
+
+
+def _document(found: Survey) -> dict[str, object]:
+    return {
+        "checkpoints": [tables.as_json(info) for info in found.checkpoints],
+        "final": tables.as_json(found.final) if found.final else None,
+        "damaged": [{"path": str(problem.path), "reason": problem.reason} for problem in found.damaged],
+        "newer": [{"path": str(problem.path), "reason": problem.reason} for problem in found.newer],
+    }
+
+
+def _print(found: Survey) -> None:
+    now = dt.datetime.now(dt.UTC)
+    shown = metrics_shown(found)
+    rows: list[tuple[float, list[str]]] = [(info.step, _row(str(info.step), info, shown, now)) for info in found.checkpoints]
+    for problems, word in ((found.damaged, "damaged"), (found.newer, "newer format")):
+        rows += [_problem_row(problem, word, len(shown)) for problem in problems]
+    if found.damaged or found.newer:  # these have no place in the order of saving, only a step
+        rows.sort(key=lambda row: row[0])
+    listed = [row for _, row in rows]
+    if found.final:
+        listed.append(_row("final", found.final, shown, now))
+    tables.print_table(["step", "epoch", "batch", *map(_short, shown), "size", "age", "best"], listed, left=["best"])
+    for problem in [*found.damaged, *found.newer]:
+        say("Damaged" if problem in found.damaged else "Newer", f"{problem.path}: {problem.reason}")
+
+
+def _row(label: str, info: CheckpointInfo, shown: Sequence[str], now: dt.datetime) -> list[str]:
+    metrics = [f"{info.metrics[name]:.4g}" if name in info.metrics else "" for name in shown]
+    best = "*" if info.best else ""
+    return [label, str(info.epoch), str(info.batch), *metrics, tables.size(info.nbytes), tables.age(info.created, now), best]
+
+
+def _problem_row(problem: Problem, word: str, metrics: int) -> tuple[float, list[str]]:
+    step = parse_step_name(problem.path.name)
+    label = "final" if step is None else str(step)
+    return (float("inf") if step is None else step), [label, "", "", *[""] * metrics, "", "", word]
+
+
+def metrics_shown(found: Survey) -> list[str]:
+    """Names of the metrics that get a column: the monitored one first, then those of the most checkpoints."""
+    counts: dict[str, int] = {}
+    for info in found.checkpoints:
+        for name in info.metrics:
+            counts[name] = counts.get(name, 0) + 1
+    monitored = _monitored(reversed(found.manifests))
+    by_count = sorted(counts, key=lambda name: (name not in monitored, -counts[name]))
+    return by_count[:_METRICS_SHOWN]
+
+
+def _monitored(newest_first: Iterable[Manifest]) -> set[str]:
+    """The monitored metric's name in a set, or an empty one: what the run's settings say, else the metric whose value is the score."""
+    for manifest in newest_first:
+        settings = manifest.state.get("settings")
+        monitor = settings.get("monitor") if isinstance(settings, Mapping) else None
+        if monitor in manifest.metrics:
+            return {monitor}
+        named = [name for name, value in manifest.metrics.items() if value == manifest.score]
+        if named:
+            return {named[0]}
+    return set()
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _METRIC_WIDTH else f"{name[: _METRIC_WIDTH - 1]}…"

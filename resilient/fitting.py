@@ -1,0 +1,204 @@
+"""`resilient.fit`: opens the run, restores, picks the phases, runs Model.fit, returns one merged History."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import keras
+
+from resilient import settings as settings_module
+from resilient.data import ArrayInput, accepts, split
+from resilient.errors import ConfigurationError, Preempted, PreemptedError, ResilientError, RunInUseError
+from resilient.journal import Journal
+from resilient.keep import Keep
+from resilient.run import Arguments, Preemption, Run
+from resilient.settings import DEFAULT_SIGNALS, Settings
+from resilient.store import RunLock, Store
+
+_in_use: set[Path] = set()
+_in_use_lock = threading.Lock()
+
+
+def fit(
+    model: Any,
+    x: Any = None,
+    y: Any = None,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    verbose: Any = "auto",
+    callbacks: Any = None,
+    validation_split: float = 0.0,
+    validation_data: Any = None,
+    shuffle: Any = True,
+    class_weight: Any = None,
+    sample_weight: Any = None,
+    initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    validation_batch_size: int | None = None,
+    validation_freq: Any = 1,
+    *,
+    directory: Any,
+    resume: str | int | bool = "latest",
+    save_every: Any = "auto",
+    keep: Keep = Keep(),  # noqa: B008  frozen
+    monitor: str = "val_loss",
+    mode: str = "auto",
+    seed: int | None = None,
+    on_preempt: str = "exit",
+    signals: Any = DEFAULT_SIGNALS,
+    grace: Any = None,
+    exact: str = "warn",
+) -> Any:
+    """Train `model` like `model.fit`, so that nothing that happens to the process is lost.
+
+    Called again after the process died, it goes on at the batch after the last one on disk, and the end is bit for bit that of a run which
+    was never stopped. A finished run trains nothing: its final weights are restored and its whole History is returned.
+
+    Args:
+        model: a compiled Keras model, built or not.
+        x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, class_weight, sample_weight, initial_epoch,
+            steps_per_epoch, validation_steps, validation_batch_size, validation_freq: as in `keras.Model.fit`.
+        directory: the run directory. One fit owns one directory.
+        resume: "latest", "best", the step of a checkpoint, or False to start afresh (what is there stays until the new run has saved).
+        save_every: "auto" (as often as 1 % of the time allows), "epoch", a number of batches, or a duration ("30s", `timedelta`).
+        keep: which recovery checkpoints survive.
+        monitor, mode: what "best" means, as in `keras.callbacks.ModelCheckpoint`.
+        seed: of the data's order and, at the start of a fresh run, of all generators (`keras.utils.set_random_seed`). None: the order's seed
+            follows from Python's generator without drawing from it, and is stored with the run.
+        on_preempt: "exit" raises `Preempted` (SystemExit 75), "raise" `PreemptedError`, "return" returns the History so far.
+        signals: which signals ask for save-and-stop.
+        grace: how long after a signal the process may still live, a duration; None: 15 s.
+        exact: "warn" or "require": what happens where the result cannot be exact.
+
+    Returns:
+        `keras.callbacks.History` of the whole run, with `preempted` (bool).
+
+    Raises:
+        ConfigurationError: an argument is wrong. Nothing was changed.
+        CheckpointMismatchError: model, optimizer or data are not the run's. Nothing was changed.
+        CheckpointCorruptError: there are checkpoints and none is valid.
+        RunLockedError, RunInUseError: somebody else, or this process, trains there.
+        StorageError: the disk refuses.
+        Preempted, PreemptedError, KeyboardInterrupt: see `on_preempt`; the state is on disk.
+    """
+    with _exit_code_for_uncaught():
+        chosen = settings_module.check(
+            directory=directory, resume=resume, save_every=save_every, keep=keep, monitor=monitor, mode=mode, seed=seed,
+            on_preempt=on_preempt, signals=signals, grace=grace, exact=exact,
+        )  # fmt: skip
+        _check_model(model)
+        if validation_split and validation_data is None and accepts(x, y, sample_weight):
+            (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
+        arguments = Arguments(
+            epochs=_count("epochs", epochs),
+            initial_epoch=_count("initial_epoch", initial_epoch),
+            batch_size=batch_size,
+            verbose=verbose,
+            callbacks=callbacks,
+            steps_per_epoch=steps_per_epoch,
+            validation_data=validation_data,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size or batch_size,
+            validation_freq=validation_freq,
+        )
+        data = _input(x, y, sample_weight, class_weight, shuffle, arguments)
+        with _owned(chosen) as (store, journal):
+            return _train(Run(model, data, arguments, chosen, store, journal), chosen)
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise ConfigurationError(f"model is a {type(model).__name__}. Pass a compiled keras.Model.")
+    if keras.backend.backend() != "tensorflow":
+        raise ConfigurationError(f"KERAS_BACKEND is {keras.backend.backend()!r}. resilient.fit needs the TensorFlow backend.")
+    model._assert_compile_called("fit")
+
+
+def _count(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigurationError(f"{name}={value!r} is not accepted. Pass an integer of at least 0.")
+    return value
+
+
+def _input(x: Any, y: Any, sample_weight: Any, class_weight: Any, shuffle: Any, arguments: Arguments) -> ArrayInput:
+    if not accepts(x, y, sample_weight):
+        raise ConfigurationError(
+            f"x is a {type(x).__module__}.{type(x).__qualname__}, which is not an in-memory input. "
+            "Pass NumPy arrays, tensors, pandas objects, or dicts and lists of them."
+        )
+    for name in ("batch_size", "steps_per_epoch", "validation_batch_size", "validation_steps"):
+        value = getattr(arguments, name)
+        if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__") or value < 1):
+            raise ConfigurationError(f"{name}={value!r} is not accepted. Pass an integer of at least 1, or None.")
+    if shuffle not in (True, False, "batch"):
+        raise ConfigurationError(f'shuffle={shuffle!r} is not accepted. Pass True, False or "batch".')
+    return ArrayInput(
+        x, y, sample_weight,
+        batch_size=arguments.batch_size, steps_per_epoch=arguments.steps_per_epoch, shuffle=shuffle, class_weight=class_weight,
+    )  # fmt: skip
+
+
+@contextmanager
+def _owned(chosen: Settings) -> Iterator[tuple[Store, Journal]]:
+    """The run directory, for this call alone among threads and processes."""
+    directory = chosen.directory
+    with _in_use_lock:
+        if directory in _in_use:
+            raise RunInUseError(f"This process already trains in {directory}. Give each fit of a program a directory of its own.")
+        _in_use.add(directory)
+    try:
+        with RunLock(directory):
+            store, journal = Store(directory), Journal(directory)
+            try:
+                store.prepare()
+                yield store, journal
+            finally:
+                journal.close()
+    finally:
+        with _in_use_lock:
+            _in_use.discard(directory)
+
+
+def _train(run: Run, chosen: Settings) -> Any:
+    try:
+        history = run.train()
+    except Preemption as preemption:
+        if preemption.interrupted and chosen.on_preempt == "exit":
+            raise KeyboardInterrupt from preemption.__cause__
+        if chosen.on_preempt == "exit":
+            raise Preempted(str(preemption)) from preemption.__cause__
+        if chosen.on_preempt == "raise":
+            raise PreemptedError(str(preemption)) from preemption.__cause__
+        history = preemption.history
+        history.preempted = True
+        return history
+    history.preempted = False
+    return history
+
+
+@contextmanager
+def _exit_code_for_uncaught() -> Iterator[None]:
+    """Lets an error of ours that the program does not catch end it with the error's own exit code, after the usual traceback."""
+    try:
+        yield
+    except ResilientError as error:
+        _set_exit_code(error)
+        raise
+
+
+def _set_exit_code(error: ResilientError) -> None:
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], raised: BaseException, trace: TracebackType | None) -> None:
+        previous(kind, raised, trace)
+        if raised is error:
+            sys.exit(error.exit_code)  # the interpreter ends with it when its hook raises SystemExit
+
+    sys.excepthook = hook
