@@ -22,7 +22,7 @@ VALIDATION_END = "validated"
 
 def digest(array: Any) -> str:
     """XXH3-128 over dtype, shape and bytes: equal for arrays that are equal bit for bit (NaN equals NaN, and 0.0 is not -0.0)."""
-    values = np.ascontiguousarray(array)
+    values = np.asarray(array, order="C")
     return xxhash.xxh3_128_hexdigest(f"{values.dtype}{values.shape}".encode() + values.tobytes())
 
 

@@ -87,6 +87,32 @@ FAULTS = {
 }
 
 
+class Deck:
+    """The kills that are still to be delivered, shuffled, shared between the rounds that are played at the same time.
+
+    Every kind is in it once before the weights decide about the rest, so that the rare ones are forced and not left to luck.
+    """
+
+    def __init__(self, kills: int, chance: random.Random) -> None:
+        weights = [fault.weight for fault in FAULTS.values()]
+        self._cards = [*FAULTS, *chance.choices(list(FAULTS), weights, k=max(0, kills - len(FAULTS)))][:kills]
+        chance.shuffle(self._cards)
+        self._lock = threading.Lock()
+
+    def draw(self) -> str | None:
+        """Name of the next fault, None when there is none left."""
+        with self._lock:
+            return self._cards.pop() if self._cards else None
+
+    def put_back(self, name: str) -> None:
+        """The kill came too late: the program was done before its moment."""
+        with self._lock:
+            self._cards.append(name)
+
+    def __bool__(self) -> bool:
+        return bool(self._cards)
+
+
 @dataclasses.dataclass(frozen=True)
 class Kill:
     """One kill that was delivered: how, what the process made of it, and how many batches have to be trained again."""
@@ -145,14 +171,14 @@ def tail(place: Place) -> str:
 
 
 class Round:
-    """One training under kills. `budget` holds the kills that all rounds together may still deliver."""
+    """One training under kills, which it draws from `deck`; `seed` decides about their moments."""
 
-    def __init__(self, program: Sequence[str], place: Place, seed: str, reference: Reference, budget: threading.Semaphore) -> None:
+    def __init__(self, program: Sequence[str], place: Place, seed: str, reference: Reference, deck: Deck) -> None:
         self._program = program
         self._place = place
         self._chance = random.Random(seed)
         self._reference = reference
-        self._budget = budget
+        self._deck = deck
         self._result = Result()
         self._must_resume_at = 0  # the step the next attempt has to begin with
 
@@ -171,25 +197,19 @@ class Round:
 
     def _attempt(self, attempt: int) -> bool:
         """One process from start to death. True when the round is over."""
-        name = self._draw()
+        name = self._deck.draw()
         try:
             struck, code = self._live(attempt, name)
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             return self._problem(attempt, f"hung ({name}): {error}")
         if name and not struck:
-            self._budget.release()
+            self._deck.put_back(name)
         self._judge_resume(attempt)
         if name and struck and code != 0:
             return self._judge_kill(attempt, name, code)
         if code != 0:
             return self._problem(attempt, f"ended with {code} by itself: {tail(self._place)}")
         return self._judge_end(attempt)
-
-    def _draw(self) -> str | None:
-        """Name of the next fault, None when all kills are delivered."""
-        # Drawn in any case, so that a round's sequence is its seed's alone.
-        name = self._chance.choices(list(FAULTS), [fault.weight for fault in FAULTS.values()])[0]
-        return name if self._budget.acquire(blocking=False) else None
 
     def _live(self, attempt: int, name: str | None) -> tuple[bool, int]:
         fault = FAULTS[name] if name else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import itertools
+import random
 import shlex
 import shutil
 import sys
@@ -25,7 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from chaos import oracle
-from chaos.rounds import FAULTS, Kill, Place, Reference, Result, Round, undisturbed
+from chaos.rounds import FAULTS, Deck, Kill, Place, Reference, Result, Round, undisturbed
 
 DEFAULT_PROGRAM = shlex.join([sys.executable, "-m", "chaos.program"])
 # When something is saved must not matter for what comes out.
@@ -41,7 +42,7 @@ class Storm:
         self._seed = seed
         self._jobs = jobs
         self._console = console
-        self._budget = threading.Semaphore(kills)
+        self._deck = Deck(kills, random.Random(seed))
         self._rounds = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -54,23 +55,17 @@ class Storm:
             return [result for lane in lanes for result in lane.result()]
 
     def _lane(self, reference: Reference) -> Iterator[Result]:
-        while self._kills_left():
+        while self._deck:
             with self._lock:
                 number = next(self._rounds)
             cadence = CADENCES[(number - 1) % len(CADENCES)]
             place = Place(self._root / f"round-{number}")
             program = [*self._program, "--save-every", cadence]
-            result = Round(program, place, f"{self._seed}/{number}", reference, self._budget).play()
+            result = Round(program, place, f"{self._seed}/{number}", reference, self._deck).play()
             self._report(number, cadence, result)
             if not result.problems:
                 shutil.rmtree(place.root)
             yield result
-
-    def _kills_left(self) -> bool:
-        if self._budget.acquire(blocking=False):
-            self._budget.release()
-            return True
-        return False
 
     def _report(self, number: int, cadence: str, result: Result) -> None:
         verdict = "[green]equal[/]" if not result.problems else "[red]NOT EQUAL[/]"

@@ -1,4 +1,4 @@
-"""`python -m resilient` is the command `resilient`."""
+"""`python -m resilient` is the command line."""
 
 from __future__ import annotations
 
@@ -6,4 +6,5 @@ import sys
 
 from resilient.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -176,8 +176,8 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         self.best = newest.best if newest is not None else self._threshold
         path = ledger.base / (stays.path if stays is not None else self._last.path)
         warnings.warn(
-            f"ModelCheckpoint at {path}: the file of the point that training goes back to is no longer there. What is there now stays until "
-            "the next save, and is what that has to beat.",
+            f"ModelCheckpoint at {path}: the file of the point that training goes back to is gone. What is there now stays until the next "
+            "save, and is what that has to beat.",
             stacklevel=2,
         )
 

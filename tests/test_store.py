@@ -250,15 +250,15 @@ def test_a_commit_that_the_disk_refuses_leaves_everything_as_it_was(tmp_path, mo
             except StorageError as error:
                 assert str(error).startswith("Could not save the checkpoint") and error.__cause__ is not None
             else:
-                assert left() > 0 or call == "open"
-                break
+                if left() > 0:  # the commit was over before the n-th call
+                    break
+                # Otherwise it hit the removal of what was replaced, which is no failure of the commit.
         newest = Store(tmp_path).latest(reports()[1])
         assert is_sample(newest) and newest.manifest.sequence >= 2
         assert store.verify() == []
         store.prepare()
         assert leftovers(tmp_path) == []
-    assert nth > 1 or call == "rename"
-    assert nth < 39
+    assert 1 < nth < 39
 
 
 def fail_at(patch, call, nth, number):

@@ -1,7 +1,12 @@
-"""The command line: arguments and printing. TensorFlow and Keras are imported by `restore` alone."""
+"""The command line: arguments and printing, nothing else."""
 
 from __future__ import annotations
 
-from resilient.cli.app import main
+from collections.abc import Sequence
 
-__all__ = ["main"]
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `resilient` with `arguments` (default: those of the process) and return its exit code."""
+    from resilient.cli.outcome import run
+
+    return run(arguments)

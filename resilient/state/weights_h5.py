@@ -63,7 +63,7 @@ def _recorder(store_class: Any) -> Callable[[dict[int, Any]], Any]:
         def __bool__(self) -> bool:
             return True
 
-        def make(self, path: str, metadata: Any = None) -> Any:  # noqa: ARG002 (Keras' signature)
+        def make(self, path: str, metadata: Any = None) -> Any:
             self._group = f"{path}/vars" if path else "vars"
             return self
 
@@ -89,3 +89,10 @@ def _of_optimizer(optimizer: Any, keys: list[str]) -> Iterator[tuple[str, Any]]:
     if not standard or keys != [str(index) for index in range(len(optimizer.variables))]:
         raise _Unexpected(optimizer.name)
     yield from zip(keys, optimizer.variables, strict=True)
+
+
+def weights_h5_names(model: Any) -> dict[str, list[str]]:
+    """`weights_h5_paths` by the names that a checkpoint gives the variables, for its manifest: `model:<name>` and `optimizer:<name>`."""
+    paths = weights_h5_paths(model)
+    named = variables_of(model)
+    return {f"{group}:{name}": paths[id(v)] for group in ("model", "optimizer") for name, v in named[group].items() if id(v) in paths}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Exact, because other people's files lie in a run directory too.
 _LEFTOVER = re.compile(r"\.(tmp|trash)-[0-9a-f]{32}")
-_REPLACED = re.compile(r"\.replaced-(step-\d{12}|final)")
+_REPLACED = re.compile(r"\.replaced-(step-\d{12}|final)", re.ASCII)
 
 
 def write_checkpoint(target: Path, manifest: Manifest, files: Mapping[str, Mapping[str, Any]]) -> tuple[Manifest, Path | None]:
@@ -74,12 +74,21 @@ def _check_encodable(manifest: Manifest, layouts: Mapping[str, Layout]) -> None:
     """What we could not read back must not be committed: it would look like damage at the next start."""
     entries = {name: FileEntry(layout.size, "0" * 32) for name, layout in layouts.items()}
     try:
+        if manifest.created.tzinfo is None or not _has_only_text_keys(manifest.state):
+            raise ValueError("'created' has no time zone, or a key in 'state' is not text.")
         decode(dataclasses.replace(manifest, files=entries).encode(), "the new checkpoint")
     except (TypeError, ValueError, RecursionError, CheckpointCorruptError, CheckpointMismatchError) as error:
         raise ConfigurationError(
             f"The manifest of step {manifest.progress.step} cannot be saved: {error} Its fields have to be of the documented types, "
             "and its state plain JSON."
         ) from error
+
+
+def _has_only_text_keys(value: Any) -> bool:
+    """JSON would turn the key 1 into "1" without a word, and the state would come back another one."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _has_only_text_keys(item) for key, item in value.items())
+    return not isinstance(value, list | tuple) or all(map(_has_only_text_keys, value))
 
 
 def _publish(temporary: Path, target: Path) -> Path | None:

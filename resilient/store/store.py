@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from resilient.errors import CheckpointCorruptError, CheckpointMismatchError, ConfigurationError, StorageError
 from resilient.keep import Keep, ranked
@@ -21,6 +21,9 @@ from resilient.store.reading import Absent, Checkpoint, Damaged, check_sizes, de
 CHECKPOINTS = "checkpoints"
 FINAL = "final"
 QUARANTINE = "quarantine"
+
+_ATTEMPTS = 100
+_T = TypeVar("_T")
 
 OnQuarantine = Callable[[str, str], None]
 
@@ -140,7 +143,8 @@ class Store:
 
     def manifests(self) -> list[Manifest]:
         """Manifests of the checkpoints, oldest first; what cannot be decoded is left out. Their data is not read."""
-        return _oldest_first(found for found in self._scan().values() if isinstance(found, Manifest))
+        scan = self._settled(self._scan)
+        return _oldest_first(found for found in scan.values() if isinstance(found, Manifest))
 
     def infos(self) -> list[CheckpointInfo]:
         """Descriptions of the checkpoints, oldest first; [] where there are none or the directory does not exist."""
@@ -190,29 +194,40 @@ class Store:
             CheckpointCorruptError: there are checkpoints and none is valid.
             CheckpointMismatchError: a newer version wrote one of them; nothing is moved.
         """
-        manifests, damaged = self._readable()
-        return self._first_valid(reversed(manifests), damaged, on_quarantine)
+        return self._first_valid(reversed, on_quarantine)
 
     def best(self, on_quarantine: OnQuarantine) -> Checkpoint | None:
         """The valid checkpoint with the best score (see `ranked`); None if none has a score. Else like `latest`."""
-        manifests, damaged = self._readable()
-        return self._first_valid(ranked(manifests), damaged, on_quarantine)
+        return self._first_valid(ranked, on_quarantine)
 
-    def _first_valid(self, candidates: Iterable[Manifest], damaged: dict[str, str], on_quarantine: OnQuarantine) -> Checkpoint | None:
-        found = None
-        for manifest in candidates:
-            try:
-                found = self._read(manifest.progress.step)
-                break
-            except Absent:  # removed since it was listed
-                continue
-            except Damaged as damage:
-                damaged[step_name(manifest.progress.step)] = str(damage)
+    def _first_valid(self, order: Callable[[Sequence[Manifest]], Iterable[Manifest]], on_quarantine: OnQuarantine) -> Checkpoint | None:
+        found, damaged = self._settled(lambda: self._search(order))
         if found is None and damaged:
             raise self._none_valid(damaged)
         for name, reason in damaged.items():
             on_quarantine(name, self._try_quarantine(name, reason))
         return found
+
+    def _search(self, order: Callable[[Sequence[Manifest]], Iterable[Manifest]]) -> tuple[Checkpoint | None, dict[str, str]]:
+        """The first valid one in the order of preference, and the damaged ones met before it; moves nothing."""
+        manifests, damaged = self._readable()
+        for manifest in order(manifests):
+            try:
+                return self._read(manifest.progress.step), damaged
+            except Damaged as damage:
+                damaged[step_name(manifest.progress.step)] = str(damage)
+        return None, damaged
+
+    def _settled(self, read: Callable[[], _T]) -> _T:
+        """Result of `read`, from the beginning again whenever the run's owner removed something between listing and reading.
+
+        Passing over what vanished would not do: the checkpoints that replaced it were not in the list, and the answer would be
+        "there never was one".
+        """
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(Absent):
+                return read()
+        raise StorageError(f"The checkpoints in {self._checkpoints} change faster than they can be read. Try again when the run is idle.")
 
     def _try_quarantine(self, name: str, reason: str) -> str:
         """Moves a damaged checkpoint. That it cannot be moved (a read-only disk) does not keep the valid one from being used."""
@@ -332,8 +347,6 @@ class Store:
         for name in self._names():
             try:
                 found[name] = read_manifest(self._checkpoints / name)
-            except Absent:
-                continue
             except (Damaged, CheckpointMismatchError) as finding:
                 found[name] = finding
         return found
