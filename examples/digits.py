@@ -35,7 +35,7 @@ def build():
 
 
 class LossCurve(keras.callbacks.Callback):
-    """Appends a line `step,loss` for every batch, and one `validation,` where a validation begins."""
+    """Appends a line `step,loss` for every batch, and says where a validation begins and ends."""
 
     def __init__(self, path):
         super().__init__()
@@ -45,7 +45,10 @@ class LossCurve(keras.callbacks.Callback):
         self.append(f"{int(self.model.optimizer.iterations)},{logs['loss']}")
 
     def on_test_begin(self, logs=None):
-        self.append("validation,")
+        self.append("validation begins,")
+
+    def on_test_end(self, logs=None):
+        self.append("validation ends,")
 
     def append(self, line):
         with open(self.path, "a") as file:

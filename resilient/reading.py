@@ -65,8 +65,7 @@ def restore(model: Any, directory: str | os.PathLike[str], which: str | int = "l
         CheckpointMismatchError: the model is not the run's, or a newer version wrote the checkpoint; the model was not changed.
         StorageError: the disk refused.
     """
-    if which == FINAL:
-        raise _bad_which(which)
+    _checked_step(which, ("latest", "best"))
     checkpoint = choose(directory, which)
     from resilient.state import apply_to_model  # imports Keras, which nothing else in this module needs
 
@@ -153,7 +152,7 @@ def _look(place: Path) -> Manifest | Damaged | CheckpointMismatchError | None:
 
 def choose(directory: str | os.PathLike[str], which: str | int) -> Checkpoint:
     """The checkpoint that `which` means ("latest", "best", "final" or a step), verified. Raises and warns as `restore`."""
-    step = _checked_step(which)
+    step = _checked_step(which, ("latest", "best", FINAL))
     store = Store(run_directory(directory))
     if step is not None:
         return store.load(step)
@@ -169,17 +168,14 @@ def choose(directory: str | os.PathLike[str], which: str | int) -> Checkpoint:
     raise CheckpointCorruptError(f"The checkpoints in {store.directory} vanish while they are read. Try again, or name a step.")
 
 
-def _checked_step(which: object) -> int | None:
-    """The step, None for a word."""
-    if isinstance(which, str) and which in ("latest", "best", FINAL):
+def _checked_step(which: object, words: Sequence[str]) -> int | None:
+    """The step, None for one of the words."""
+    if isinstance(which, str) and which in words:
         return None
-    if not isinstance(which, numbers.Integral) or isinstance(which, bool) or which < 0:
-        raise _bad_which(which)
+    if isinstance(which, bool) or not isinstance(which, (int, numbers.Integral)) or int(which) < 0:  # NumPy's integers too
+        accepted = ", ".join(f'"{word}"' for word in words)
+        raise ConfigurationError(f"which={which!r} is not accepted. Use {accepted}, or the number of a step.")
     return int(which)
-
-
-def _bad_which(which: object) -> ConfigurationError:
-    return ConfigurationError(f'which={which!r} is not accepted. Use "latest", "best", or the number of a step.')
 
 
 def _first_valid(store: Store, found: Survey, which: str) -> Checkpoint | None:

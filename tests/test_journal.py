@@ -40,7 +40,9 @@ def _append_all(directory: Path, steps: range) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(EVENTS)), _FIELDS), max_size=5))
 @settings(max_examples=60, deadline=None)
-def test_what_was_appended_is_read_back_in_order(tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, dict[str, object]]]) -> None:
+def test_what_was_appended_is_read_back_in_order(
+    tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, dict[str, object]]]
+) -> None:
     """Event names, fields and order survive the way through the file, and every time is an aware one."""
     directory = tmp_path_factory.mktemp("run")
     diary = Journal(directory)
@@ -262,7 +264,10 @@ def test_a_child_process_does_not_inherit_the_file(tmp_path: Path) -> None:
     """The descriptor is closed on exec: a program that training starts cannot write into the journal."""
     diary = Journal(tmp_path)
     diary.append("started")
-    code = "import os; print([os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{n}')])"
+    code = (
+        "import os, pathlib; root = pathlib.Path('/proc/self/fd'); "
+        "print([os.readlink(entry) for entry in root.iterdir() if entry.exists()])"
+    )
     listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, close_fds=False, timeout=60).stdout
     assert JOURNAL_NAME not in listed
     diary.close()

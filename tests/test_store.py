@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import errno
 import os
 import subprocess
@@ -16,7 +15,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from store_samples import MODEL, OPTIMIZER, STATE, commit, is_sample, leftovers, manifest, prepared, reports, same, tensors
+from store_samples import FAST, MODEL, OPTIMIZER, STATE, commit, is_sample, leftovers, manifest, prepared, reports, same, tensors
 
 from resilient.errors import CheckpointCorruptError, ConfigurationError, StorageError
 from resilient.keep import Keep
@@ -33,11 +32,13 @@ def steps(infos) -> list[int]:
 @st.composite
 def any_array(draw):
     """An array of any dtype, order of bytes and memory layout, with any bits, NaN payloads included."""
-    dtype = draw(st.sampled_from([*map(np.dtype, DTYPES), np.dtype(">f4"), np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)]))
+    dtype = draw(
+        st.sampled_from([*map(np.dtype, DTYPES), np.dtype(">f4"), np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)])
+    )
     shape = draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
     count = int(np.prod(shape, dtype=int))
     raw = draw(st.binary(min_size=count * dtype.itemsize, max_size=count * dtype.itemsize))
-    array = (np.frombuffer(raw, np.uint8) % 2 if dtype == bool else np.frombuffer(raw, np.uint8)).view(dtype).reshape(shape)
+    array = (np.frombuffer(raw, np.uint8) % 2 if dtype.kind == "b" else np.frombuffer(raw, np.uint8)).view(dtype).reshape(shape)
     return array.T if draw(st.booleans()) else array
 
 
@@ -48,11 +49,13 @@ any_file = st.dictionaries(st.text(max_size=6).filter(lambda name: name != "__me
 @settings(max_examples=60)
 def test_everything_comes_back_bit_for_bit_and_in_order(files):
     """Any names, dtypes, shapes, bits and memory layouts."""
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=FAST) as place:
         store = prepared(Path(place) / "run")
         written = store.commit(manifest(3), files)
         loaded = Store(Path(place) / "run").load(3)
-        native = {file: {name: array.astype(array.dtype.newbyteorder("=")) for name, array in content.items()} for file, content in files.items()}
+        native = {
+            file: {name: array.astype(array.dtype.newbyteorder("=")) for name, array in content.items()} for file, content in files.items()
+        }
         assert loaded.manifest == written
         assert same(loaded.tensors, native)
         assert store.verify() == []
@@ -167,11 +170,11 @@ def test_infos_describe_the_checkpoint(tmp_path):
 def test_a_step_that_is_not_there_is_answered_with_those_that_are(tmp_path):
     """The message is what the caller needs for the next try."""
     store = prepared(tmp_path)
-    with pytest.raises(ConfigurationError, match="no checkpoint of step 7 .*Nothing was saved"):
+    with pytest.raises(ConfigurationError, match=r"no checkpoint of step 7 .*Nothing was saved"):
         store.load(7)
     commit(store, 3)
     commit(store, 12)
-    with pytest.raises(ConfigurationError, match="no checkpoint of step 7 .*3, 12"):
+    with pytest.raises(ConfigurationError, match=r"no checkpoint of step 7 .*3, 12"):
         store.load(7)
 
 
@@ -182,16 +185,14 @@ def test_a_step_that_is_not_there_is_answered_with_those_that_are(tmp_path):
         ({"/tmp/evil.safetensors": {}}, {}),
         ({"manifest.json": {}}, {}),
         ({"model.bin": {}}, {}),
-        ({MODEL: {"z": np.zeros(1, np.complex64)}}, {}),
+        ({MODEL: {"z": np.zeros(1, np.complex128)}}, {}),
         ({MODEL: {"z": np.array(["text"])}}, {}),
         ({MODEL: {"z": np.array([{}], object)}}, {}),
         ({MODEL: {1: np.zeros(1)}}, {}),
         ({}, {"metrics": {"loss": 1}}),
         ({}, {"state": {"x": np.float32(1)}}),
-        ({}, {"state": {1: 2}}),
         ({}, {"state": {"x": {1, 2}}}),
         ({}, {"sequence": -1}),
-        ({}, {"created": dt.datetime(2026, 1, 1)}),
     ],
 )
 def test_what_could_not_be_read_back_is_refused_before_anything_is_written(tmp_path, files, changes):
@@ -245,20 +246,25 @@ def test_a_commit_that_the_disk_refuses_leaves_everything_as_it_was(tmp_path, mo
     for nth in range(1, 40):
         with monkeypatch.context() as patch:
             left = fail_at(patch, call, nth, FAULTS[call])
-            try:
-                commit(store, 2 if replaces else 2 + nth, 2 + nth)
-            except StorageError as error:
-                assert str(error).startswith("Could not save the checkpoint") and error.__cause__ is not None
-            else:
-                if left() > 0:  # the commit was over before the n-th call
-                    break
-                # Otherwise it hit the removal of what was replaced, which is no failure of the commit.
+            failure = failure_of(lambda nth=nth: commit(store, 2 if replaces else 2 + nth, 2 + nth))
+            # Without a failure the commit was over before the n-th call, or the call was one of the removal of what was replaced.
+            assert failure is None or (str(failure).startswith("Could not save the checkpoint") and failure.__cause__ is not None)
+            if failure is None and left() > 0:
+                break
         newest = Store(tmp_path).latest(reports()[1])
         assert is_sample(newest) and newest.manifest.sequence >= 2
         assert store.verify() == []
         store.prepare()
         assert leftovers(tmp_path) == []
     assert 1 < nth < 39
+
+
+def failure_of(action) -> StorageError | None:
+    try:
+        action()
+    except StorageError as error:
+        return error
+    return None
 
 
 def fail_at(patch, call, nth, number):
@@ -302,7 +308,10 @@ def small_disk(tmp_path):
     """A real file system of one megabyte."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True).returncode == 0
+    mounted = (
+        os.geteuid() == 0
+        and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False).returncode == 0
+    )
     if not mounted:
         pytest.skip("mounting a small tmpfs needs root")
     yield place
@@ -350,7 +359,7 @@ def test_a_read_only_disk_is_one_sentence_and_can_still_be_read(small_disk):
 @settings(max_examples=40)
 def test_prune_never_removes_the_newest_valid_one_nor_a_damaged_one(scores, last, best, damaged, truncated):
     """Whatever is damaged, the state to resume from is the same before and after."""
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=FAST) as place:
         store = prepared(Path(place))
         for step, score in enumerate(scores):
             commit(store, step, score=score, mode=None if score is None else "min")
@@ -481,7 +490,7 @@ def test_a_damaged_final_state_is_an_error_and_stays(tmp_path):
     store = prepared(tmp_path)
     store.commit_final(manifest(9), tensors(9))
     flip(tmp_path / "final" / MODEL)
-    with pytest.raises(CheckpointCorruptError, match="final state .*model.safetensors does not match its checksum"):
+    with pytest.raises(CheckpointCorruptError, match=r"final state .*model.safetensors does not match its checksum"):
         store.load_final()
     assert [problem.path for problem in store.verify()] == [tmp_path / "final"]
 

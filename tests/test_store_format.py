@@ -112,7 +112,8 @@ def test_many_small_tensors_become_few_writes():
 
 
 @pytest.mark.parametrize(
-    "value", [np.zeros(2, np.complex128), np.array("text"), np.array([None]), np.array("2026-01-01", "M8[s]"), np.zeros(2, "f4,f4"), object()]
+    "value",
+    [np.zeros(2, np.complex128), np.array("text"), np.array([None]), np.array("2026-01-01", "M8[s]"), np.zeros(2, "f4,f4"), object()],
 )
 def test_what_the_format_does_not_have_is_refused_by_name(value):
     """The message names the tensor and its dtype."""
@@ -145,7 +146,9 @@ HOSTILE = {
     "not UTF-8": file_of(b'{"\xff":1}'),
     "a list": file_of([]),
     "nested beyond reason": file_of(b'{"a":' * 100_000),
-    "duplicate name": file_of(b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}', b"1234"),
+    "duplicate name": file_of(
+        b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}', b"1234"
+    ),
     "NaN": file_of(b'{"a":{"dtype":"U8","shape":[NaN],"data_offsets":[0,4]}}', b"1234"),
     "entry is null": file_of({"a": None}),
     "entry lacks a field": file_of({"a": {"dtype": "U8", "shape": [0]}}),

@@ -108,4 +108,5 @@ def _ulps(a: Array, b: Array) -> int:
 def _ordered(bits: Array) -> Array:
     """Bit patterns of floats as unsigned integers in the order of the numbers, neighbours one apart; both zeros are in one place."""
     sign = bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
-    return np.where(bits & sign, sign - (bits & ~sign), bits | sign)
+    ordered: Array = np.where(bits & sign, sign - (bits & ~sign), bits | sign)
+    return ordered

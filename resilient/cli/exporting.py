@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from resilient.store import Checkpoint
 
 _MODEL_FILE, _OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 _SEED_STATE = "seed_generator_state"  # Keras' name for the variable of every SeedGenerator; it is no weight
+_PLACE = re.compile(r"(?:[^/.\0][^/\0]*/)*vars/[^/.\0][^/\0]*")
 
 
 def export_run(directory: Path, which: str, output: Path) -> int:
@@ -52,30 +54,38 @@ def write_weights_h5(output: Path, checkpoint: Checkpoint) -> None:
     Raises:
         ConfigurationError: the checkpoint does not say where Keras keeps every variable in such a file.
     """
-    placed = dict(_placed(checkpoint))
+    placed = _placed(checkpoint)
     import h5py
 
     with replacing(output, ".weights.h5") as temporary, h5py.File(temporary, "x") as file:
-        try:
-            for path, tensor in placed.items():
-                _write_dataset(file, path, tensor)
-        except (ValueError, TypeError, KeyError) as error:  # two variables in one place: not a mapping that Keras' walk gives
-            raise _unknown_places(checkpoint, str(error)) from error
+        for path, tensor in placed.items():
+            _write_dataset(file, path, tensor)
 
 
-def _placed(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
-    """Path in the file and tensor, for every place that the checkpoint knows."""
+def _placed(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Path in the file -> tensor, for every place that the checkpoint knows."""
     places = checkpoint.manifest.state.get("weights_h5")
     if not isinstance(places, Mapping) or not places:
-        raise _unknown_places(checkpoint, "the model saves variables in a way of its own")
+        raise _unknown_places(checkpoint, "its model saves more than its variables")
     groups = {"model": checkpoint.tensors.get(_MODEL_FILE, {}), "optimizer": checkpoint.tensors.get(_OPTIMIZER_FILE, {})}
+    placed: dict[str, Any] = {}
     for key, paths in places.items():
         group, _, name = key.partition(":")
         if name not in groups.get(group, {}):
-            raise _unknown_places(checkpoint, f"it has no tensor {key}")
-        # A variable that two layers share lies in the file twice.
-        for path in [paths] if isinstance(paths, str) else paths:
-            yield path, groups[group][name]
+            raise _unknown_places(checkpoint, f"it has no tensor {key!r}")
+        for path in _checked_paths(checkpoint, paths):
+            if path in placed:
+                raise _unknown_places(checkpoint, f"two tensors have the place {path!r}")
+            placed[path] = groups[group][name]
+    return placed
+
+
+def _checked_paths(checkpoint: Checkpoint, paths: object) -> list[str]:
+    """The places of one tensor, several where Keras saves it several times. Keras puts each in a group `vars` under its number or name."""
+    listed = [paths] if isinstance(paths, str) else paths
+    if not isinstance(listed, list) or not all(isinstance(path, str) and _PLACE.fullmatch(path) for path in listed):
+        raise _unknown_places(checkpoint, f"{paths!r} is no place in such a file")
+    return listed
 
 
 def _write_dataset(file: Any, path: str, tensor: Any) -> None:

@@ -82,7 +82,7 @@ def _monitored(newest_first: Iterable[Manifest]) -> set[str]:
     for manifest in newest_first:
         settings = manifest.state.get("settings")
         monitor = settings.get("monitor") if isinstance(settings, Mapping) else None
-        if monitor in manifest.metrics:
+        if isinstance(monitor, str) and monitor in manifest.metrics:
             return {monitor}
         named = [name for name, value in manifest.metrics.items() if value == manifest.score]
         if named:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import sys
 import traceback
@@ -12,41 +11,39 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from resilient.errors import EXIT_FAILED, ResilientError
-from resilient.store.oserrors import storage_error
 
 _INTERRUPTED = 130  # what a shell reports for SIGINT
-
-
-@dataclasses.dataclass
-class Settings:
-    """What the options before the command's name say."""
-
-    debug: bool = False
 
 
 def run(arguments: Sequence[str] | None) -> int:
     """Run the command line and return its exit code; only `--debug` lets a traceback through."""
     from resilient.cli.app import app
 
-    settings = Settings()
+    rest, debug = _without_debug(sys.argv[1:] if arguments is None else list(arguments))
     with _warnings_as_sentences():
         try:
-            code = app(args=None if arguments is None else list(arguments), prog_name="resilient", standalone_mode=False, obj=settings)
+            code = app(args=rest, prog_name="resilient", standalone_mode=False)
             sys.stdout.flush()  # a full disk or a closed pipe shows here and not after main
         except KeyboardInterrupt:
             return _INTERRUPTED
         except BrokenPipeError:
             return _reader_left()
         except Exception as error:  # noqa: BLE001 (the boundary of the program: everything becomes a sentence and an exit code)
-            return _report(error, settings)
+            return _report(error, debug=debug)
     return code if isinstance(code, int) else 0
 
 
-def _report(error: Exception, settings: Settings) -> int:
-    if settings.debug:
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """`--debug` is accepted anywhere: people add it at the end of the command that has just failed."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    rest = [argument for argument in options if argument != "--debug"] + arguments[len(options) :]
+    return rest, "--debug" in options
+
+
+def _report(error: Exception, *, debug: bool) -> int:
+    if debug:
         traceback.print_exception(error)
-    else:
-        say("Error", _sentence(error))
+    say("Error", _sentence(error))
     return int(getattr(error, "exit_code", EXIT_FAILED))
 
 
@@ -56,23 +53,25 @@ def _sentence(error: Exception) -> str:
     usage: Any = getattr(error, "format_message", None)  # typer's own: an unknown option, a missing argument
     if usage is not None:
         context = getattr(error, "ctx", None)
-        return f"{usage().rstrip('.')}. See {context.command_path if context else 'resilient'} --help."
+        return f"{usage().rstrip('.')}. See `{context.command_path if context else 'resilient'} --help`."
     if isinstance(error, OSError) and error.filename is not None:
+        from resilient.store.oserrors import storage_error
+
         return str(storage_error(error, "use a file", error.filename))
     kind = type(error).__name__
-    return f"resilient failed unexpectedly ({kind}: {error}). Run it as `resilient --debug ...` and report what it shows."
+    return f"resilient failed unexpectedly ({kind}: {error}). Run the command with --debug and report what it shows."
 
 
 def say(kind: str, sentence: str) -> None:
     """One line on stderr."""
     with contextlib.suppress(OSError):  # nobody listens
-        sys.stderr.write(f"{kind}: {sentence}\n")
+        sys.stderr.write(f"{kind}: {' '.join(sentence.split())}\n")
 
 
 def _reader_left() -> int:
-    """`resilient ls | head -1`: the reader has what it wanted. The descriptor is replaced so that the interpreter's last flush is quiet."""
+    """`resilient ls | head -1`: nobody reads the rest. The descriptor is replaced so that the interpreter's last flush is quiet."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return EXIT_FAILED  # as typer does where a longer output meets the closed pipe inside a command
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from resilient import reading
 from resilient.cli import scripts, tables
-from resilient.cli.exporting import step_or_word
+from resilient.cli.exporting import describe, step_or_word
 from resilient.cli.output import checked_output, replacing
 from resilient.errors import ConfigurationError
 
@@ -18,17 +18,18 @@ def restore_run(directory: Path, reference: str, which: str, output: Path) -> in
     # Everything that can be known without TensorFlow is checked before it is imported, which takes seconds.
     remedy = "Use .keras for the whole model or .weights.h5 for its weights"
     ending = checked_output(output, directory, (".keras", ".weights.h5"), remedy)
-    path = reading.run_directory(directory)
+    checkpoint = reading.choose(directory, step_or_word(which))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     model = _built_model(scripts.call(scripts.load_function(reference), reference), reference)
-    info = reading.restore(model, path, step_or_word(which))
+    from resilient.state import apply_to_model
+
+    apply_to_model(model, checkpoint)
     with replacing(output, ending) as temporary:
         if ending == ".keras":
             model.save(temporary)
         else:
             model.save_weights(temporary)
-    size = tables.size(output.stat().st_size)
-    tables.print_line(f"Wrote step {info.step} (epoch {info.epoch}, batch {info.batch}) to {output} ({size}).")
+    tables.print_line(f"Wrote {describe(checkpoint)} to {output} ({tables.size(output.stat().st_size)}).")
     return 0
 
 

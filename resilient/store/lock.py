@@ -12,6 +12,7 @@ The file is never unlinked: a process that waits on the unlinked one and one tha
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import errno
 import fcntl
@@ -95,14 +96,18 @@ class RunLock:
 
     def release(self) -> None:
         """Gives the lock back; does nothing if it is not held. The file stays, and says who held it last."""
+        if self._fd is not None:
+            # Closing alone would leave it locked while a child that is just being started has not reached its exec.
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Closes the descriptor. In a forked child that is all: LOCK_UN would take the lock from the parent."""
         fd, self._fd = self._fd, None
         _held.discard(self)
         if fd is not None:
             os.close(fd)
-
-    def _forget(self) -> None:
-        """In a forked child: closes the inherited descriptor. No LOCK_UN, which would take the lock from the parent."""
-        self.release()
 
 
 # The only module state of the room: a fork hook cannot be unregistered, so one hook serves all locks and holds none alive.
