@@ -21,11 +21,11 @@ from resilient.saver import Saver, Snapshot
 from resilient.state import State, plain
 
 
-class PhaseDone(BaseException):  # noqa: N818  not an error: it leaves Model.fit between two epochs, before it finalizes the optimizer
+class PhaseDone(BaseException):
     """The epochs of this call of Model.fit are trained and more follow."""
 
 
-class StopTraining(BaseException):  # noqa: N818  not an error; a BaseException, because Keras takes StopIteration for the end of the data
+class StopTraining(BaseException):
     """A stop was asked for. `durable`: whether the present position is on disk."""
 
     def __init__(self, progress: Progress, *, durable: bool) -> None:
@@ -53,7 +53,7 @@ class Resume:
         return bool(self.meta["stop_training"])
 
 
-class RunCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]
+class RunCallbacks(keras.callbacks.CallbackList):
     """The caller's callbacks, History and progress bar, and after them the run's own work.
 
     Args:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+# What `Model.save` writes, in its layout, from a snapshot taken earlier: the public functions read the live model and write at once.
+from keras.src.saving import saving_lib
+
 # fit() accepts an instance of DataAdapter as `x`; the class for arrays already validates x, y, sample_weight and class_weight, and the
 # slicing module knows every array-like input (pandas, sparse, other frameworks' tensors). There is no public way to hand over an order.
 from keras.src.trainers.data_adapters import array_slicing
@@ -25,6 +28,7 @@ __all__ = [
     "global_generator",
     "make_global_seed_generator",
     "pythonify_logs",
+    "saving_lib",
     "saving_walk",
     "set_eager_op_seeds",
     "symbolic_build",
@@ -68,7 +72,7 @@ def eager_op_seeds() -> tuple[int | None, Any | None]:
 
 
 def set_eager_op_seeds(seed: int | None, state: Any | None) -> None:
-    """Put back what `eager_op_seeds` returned, without clearing the kernel cache as `tf.random.set_seed` would."""
+    """Put back what `eager_op_seeds` returned. `tf.random.set_seed` could only begin its sequence anew."""
     from tensorflow.python.eager import context
 
     if seed is None or state is None:
@@ -90,7 +94,6 @@ def saving_walk() -> tuple[Any, Any]:
 
     Nothing public says under which path a variable is saved. `store.settle(id)` is called after the object with that id has written.
     """
-    from keras.src.saving import saving_lib
 
     class Visited(set[int]):
         def __init__(self, store: Any) -> None:

@@ -93,7 +93,7 @@ class Manifest:
             "step": self.progress.step,
             "sequence": self.sequence,
             "run_id": self.run_id,
-            "created": self.created.astimezone(dt.timezone.utc).isoformat(),
+            "created": self.created.astimezone(dt.UTC).isoformat(),
             "metrics": dict(self.metrics),
             "score": self.score,
             "mode": self.mode,

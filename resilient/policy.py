@@ -37,7 +37,7 @@ class Cadence(Protocol):
 class EveryEpoch:
     """Only at the ends of epochs."""
 
-    def due(self, since: Since, costs: Costs) -> bool:  # noqa: ARG002  the protocol's signature
+    def due(self, since: Since, costs: Costs) -> bool:
         """Never within an epoch."""
         return False
 
@@ -48,7 +48,7 @@ class EveryBatches:
 
     batches: int
 
-    def due(self, since: Since, costs: Costs) -> bool:  # noqa: ARG002  the protocol's signature
+    def due(self, since: Since, costs: Costs) -> bool:
         """Whether a multiple lies between the last checkpoint and now."""
         return since.now // self.batches > since.before // self.batches
 
@@ -59,7 +59,7 @@ class EverySeconds:
 
     seconds: float
 
-    def due(self, since: Since, costs: Costs) -> bool:  # noqa: ARG002  the protocol's signature
+    def due(self, since: Since, costs: Costs) -> bool:
         """Whether they have."""
         return since.seconds >= self.seconds
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-import sys
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
-from resilient import environment, keras_private
+from resilient import keras_private
 from resilient.callback import PhaseDone, Resume, RunCallbacks, StopTraining
 from resilient.data import ArrayInput, EpochPlan
-from resilient.errors import EXIT_PREEMPTED, CheckpointCorruptError, CheckpointMismatchError, ConfigurationError
+from resilient.errors import EXIT_PREEMPTED, CheckpointMismatchError
 from resilient.journal import Journal
 from resilient.manifest import Progress
 from resilient.monitor import Monitor
+from resilient.opening import Opening, Start
 from resilient.preemption import Notice, StopRequest, Watch
-from resilient.saver import Line, Saver
+from resilient.saver import Saver
 from resilient.settings import Settings
-from resilient.state import CallbackStates, State
+from resilient.state import CallbackStates, State, environment
 from resilient.state.variables import mismatch
 from resilient.state.weights_h5 import weights_h5_names
 from resilient.store import Checkpoint, Store, lock_warning
@@ -55,30 +54,10 @@ class Preemption(Exception):  # noqa: N818  what `fit` turns into what the calle
         self.interrupted = interrupted
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """What an attempt begins with: a checkpoint or nothing, the run's settings and the state after its end if there is one."""
-
-    checkpoint: Checkpoint | None
-    final: Checkpoint | None
-    line: Line
-    run: Mapping[str, Any]
-
-    @property
-    def resume(self) -> Resume | None:
-        """The checkpoint as the callbacks want it."""
-        if self.checkpoint is None:
-            return None
-        manifest = self.checkpoint.manifest
-        return Resume(manifest.progress, self.checkpoint.tensors, manifest.state)
-
-
 class Run:
     """One attempt at training `model` in the directory of `store`, whose lock the caller holds."""
 
-    def __init__(
-        self, model: Any, data: ArrayInput, arguments: Arguments, settings: Settings, store: Store, journal: Journal
-    ) -> None:
+    def __init__(self, model: Any, data: ArrayInput, arguments: Arguments, settings: Settings, store: Store, journal: Journal) -> None:
         self._model = model
         self._data = data
         self._arguments = arguments
@@ -130,53 +109,7 @@ class Run:
         return self._run_phases(start, callbacks, state)
 
     def _open(self) -> Start:
-        checkpoint, abandons = self._pick()
-        final = None if self._settings.resume is False else self._read_final()
-        manifests = self._store.manifests()
-        sequence = max([m.sequence for m in manifests] + ([final.manifest.sequence] if final else []), default=0)
-        if checkpoint is None:
-            line = Line(uuid.uuid4().hex, sequence, "min", abandons=bool(manifests))
-            return Start(None, None, line, self._fresh_settings())
-        manifest = checkpoint.manifest
-        if final is not None and (final.manifest.run_id != manifest.run_id or final.manifest.sequence <= manifest.sequence or abandons):
-            final = None  # of an older line of history, or the run has gone on since
-        line = Line(
-            manifest.run_id, sequence, "min", best=manifest.state["best_score"],
-            abandon_from=manifest.progress.step, abandons=abandons,
-        )  # fmt: skip
-        return Start(checkpoint, final, line, manifest.state["settings"])
-
-    def _pick(self) -> tuple[Checkpoint | None, bool]:
-        """The checkpoint to go on from, and whether newer ones of the line are given up by that."""
-        which = self._settings.resume
-        if which is False:
-            return None, True
-        if which == "latest":
-            return self._store.latest(self._quarantined), False
-        latest = self._store.latest(self._quarantined)
-        if latest is None:
-            if which == "best":
-                return None, False
-            raise ConfigurationError(f'resume={which} names a step, and {self._store.directory} has no checkpoint. Use resume="latest".')
-        chosen = self._store.best(self._quarantined) if which == "best" else self._store.load(int(which))
-        if chosen is None:
-            return latest, False
-        return chosen, chosen.manifest.sequence < latest.manifest.sequence
-
-    def _read_final(self) -> Checkpoint | None:
-        try:
-            return self._store.load_final()
-        except CheckpointCorruptError as error:
-            self._store.quarantine("final", str(error))
-            self._quarantined("final", str(error))
-            return None
-
-    def _quarantined(self, name: str, reason: str) -> None:
-        self._journal.append("quarantined", name=name, reason=reason)
-        warnings.warn(
-            f"{name} in {self._store.directory} is damaged ({reason}) and was moved to quarantine/; the next older checkpoint is used.",
-            stacklevel=2,
-        )
+        return Opening(self._store, self._journal, self._settings.resume).open(self._fresh_settings)
 
     def _fresh_settings(self) -> dict[str, Any]:
         seed = self._settings.seed
@@ -255,7 +188,13 @@ class Run:
 
     def _run_phases(self, start: Start, callbacks: RunCallbacks, state: State) -> Any:
         saver = Saver(
-            self._store, self._journal, state, line=start.line, cadence=self._settings.cadence, keep=self._settings.keep, common=self._common
+            self._store,
+            self._journal,
+            state,
+            line=start.line,
+            cadence=self._settings.cadence,
+            keep=self._settings.keep,
+            common=self._common,
         )
         self._saver = saver
         callbacks.attach(state, saver)
@@ -332,7 +271,9 @@ class Run:
         state.check(final.tensors, str(self._store.directory))
         state.apply(final.tensors, final.manifest.state)
         progress = final.manifest.progress
-        self._journal.append("restored", step=progress.step, epoch=progress.epoch, batch=progress.batch, path=str(final.path), finished=True)
+        self._journal.append(
+            "restored", step=progress.step, epoch=progress.epoch, batch=progress.batch, path=str(final.path), finished=True
+        )
         return callbacks.history
 
     def _preempted(self, stop: StopTraining) -> Preemption:
@@ -361,11 +302,6 @@ class Run:
         """On the watching thread: the main thread is not going to make it in time."""
         self._journal.append(
             "preempted", durable=True, reason=notice.reason, resume_step=self._resume_step(), saved=False, **self._position()
-        )
-        print(
-            f"resilient: {notice.reason}: no batch ended in time, leaving; the run goes on from step {self._resume_step()}.",
-            file=sys.stderr,
-            flush=True,
         )
         os._exit(EXIT_PREEMPTED)
 

@@ -175,7 +175,5 @@ class Saver:
             self._warnings.append(text)
 
 
-def _position(progress: Progress) -> dict[str, int]:
+def _position(progress: Progress) -> dict[str, Any]:
     return {"step": progress.step, "epoch": progress.epoch, "batch": progress.batch}
-
-

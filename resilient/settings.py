@@ -92,8 +92,8 @@ def _directory(value: Any) -> Path:
 
 
 def _resume(value: Any) -> str | int | bool:
-    if value is False or value in ("latest", "best") and isinstance(value, str):
-        return value  # type: ignore[no-any-return]
+    if value is False or (value in ("latest", "best") and isinstance(value, str)):
+        return value
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise ConfigurationError(f'resume={value!r} is not accepted. Pass "latest", "best", False, or the step of a checkpoint.')
@@ -124,5 +124,7 @@ def _signals(value: Any) -> tuple[signal.Signals, ...]:
 def _signal(name: Any) -> signal.Signals:
     known = name.name if isinstance(name, signal.Signals) else name
     if not isinstance(known, str) or known not in signal.Signals.__members__ or known in _UNCATCHABLE:
-        raise ConfigurationError(f"signals contains {name!r}, which is no signal a program can catch. Pass names such as {DEFAULT_SIGNALS}.")
+        raise ConfigurationError(
+            f"signals contains {name!r}, which is no signal a program can catch. Pass names such as {DEFAULT_SIGNALS}."
+        )
     return signal.Signals[known]

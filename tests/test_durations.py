@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 
 import pytest
@@ -31,8 +32,7 @@ def test_what_people_write_is_read_as_seconds(value, seconds):
 
 @pytest.mark.parametrize(
     "value",
-    [30, 1.5, True, None, "", "30", "s", "-5s", "5 parsecs", "1h-30m", "1e3s", "٣s", "0s", "0ms", b"5s", "9" * 400 + "d", "5s\n5"]
-    + [dt.timedelta(0), dt.timedelta(seconds=-1), [], "nan s", "infs"],
+    [30, 1.5, True, None, "", "30", "s", "-5s", "5 parsecs", "1h-30m", "1e3s", "٣s", "0s", "0ms", b"5s", "9" * 400 + "d", "5s\n5", dt.timedelta(0), dt.timedelta(seconds=-1), [], "nan s", "infs"],
 )
 def test_what_is_no_positive_duration_is_refused_in_a_sentence_naming_the_argument(value):
     """A bare number does not say its unit; zero, negative and endless ones make no sense."""
@@ -49,7 +49,5 @@ def test_parts_of_a_combination_add_up(hours, minutes, seconds):
 @given(st.text(max_size=12))
 def test_any_text_is_a_positive_number_of_seconds_or_a_configuration_error(text):
     """Nothing else comes out, whatever is put in."""
-    try:
+    with contextlib.suppress(ConfigurationError):
         assert 0 < parse_duration(text, "grace") < float("inf")
-    except ConfigurationError:
-        pass

@@ -159,7 +159,7 @@ def test_a_start_killed_anywhere_is_finished_by_the_next(tmp_path):
     for directory in directories:
         store = Store(directory)
         store.prepare()
-        seen, report = reports()
+        _seen, report = reports()
         latest = store.latest(report)
         assert latest.manifest.sequence == 2 and is_sample(latest)
         quarantined = list((directory / "quarantine").glob("step-*3"))

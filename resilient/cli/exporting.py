@@ -15,7 +15,8 @@ from resilient.store import Checkpoint
 
 _MODEL_FILE, _OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 _SEED_STATE = "seed_generator_state"  # Keras' name for the variable of every SeedGenerator; it is no weight
-_PLACE = re.compile(r"(?:[^/.\0][^/\0]*/)*vars/[^/.\0][^/\0]*")
+_PART = r"(?!\.{1,2}(?:/|$))[^/\0]+"
+_PLACE = re.compile(rf"(?:{_PART}/)*vars(?:/{_PART})+")
 
 
 def export_run(directory: Path, which: str, output: Path) -> int:

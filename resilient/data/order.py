@@ -19,7 +19,7 @@ def permutation(seed: int, pass_index: int, size: int) -> Indices:
     """A permutation of range(`size`), shape (size,), different for each pass."""
     keys, mask = _keys(seed, pass_index, size)
     keys.sort()
-    return (keys & mask).astype(np.int64)
+    return np.asarray(keys & mask, dtype=np.int64)
 
 
 def within_batches(seed: int, pass_index: int, size: int, batch_size: int) -> Indices:
@@ -28,7 +28,7 @@ def within_batches(seed: int, pass_index: int, size: int, batch_size: int) -> In
     full = size - size % batch_size
     keys[:full].reshape(-1, batch_size).sort(axis=1)
     keys[full:].sort()
-    return (keys & mask).astype(np.int64)
+    return np.asarray(keys & mask, dtype=np.int64)
 
 
 def _keys(seed: int, pass_index: int, size: int) -> tuple[npt.NDArray[np.uint64], Any]:

@@ -137,7 +137,7 @@ def _under(name: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def _set(callback: Any, name: str, value: Any) -> None:
-    current = getattr(callback, name, None)
+    current: Any = getattr(callback, name, None)
     if type(current) is type(value) is list:
         current[:] = value
     elif type(current) is type(value) and isinstance(value, (dict, set)):

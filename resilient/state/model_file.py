@@ -19,9 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
-# The walk over a model's layers and the layout of the files are Keras', and have no public form that does not write at once.
-# `tests/test_model_checkpoint.py` compares what comes out with what `save` and `save_weights` write.
-from keras.src.saving import saving_lib
+from resilient.keras_private import saving_lib
 
 Write = Callable[[Path], None]
 WEIGHTS_SUFFIX = ".weights.h5"

@@ -68,7 +68,7 @@ class _Encoder:
         return [self.encode(item, f"{key}/{i}", depth + 1) for i, item in enumerate(items)]
 
     def _array(self, value: Any, key: str) -> Any:
-        if value.dtype.hasobject or value.dtype.kind in "cSUVMm" and value.dtype.name not in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        if value.dtype.hasobject or (value.dtype.kind in "cSUVMm" and value.dtype.name not in ("bfloat16", "float8_e4m3fn", "float8_e5m2")):
             raise OpaqueError(f"an array of dtype {value.dtype}")
         self._arrays[key] = value.copy() if self._copy else value
         return {_TAG: "array", "k": key}
@@ -155,7 +155,7 @@ _DECODERS: dict[Any, Any] = {
     "set": lambda v, a: set(decode(v["v"], a)),
     "frozenset": lambda v, a: frozenset(decode(v["v"], a)),
     "deque": lambda v, a: collections.deque(decode(v["v"], a), v["n"]),
-    "dict": lambda v, a: {k: item for k, item in decode(v["v"], a)},
+    "dict": lambda v, a: dict(decode(v["v"], a)),
     "OrderedDict": lambda v, a: collections.OrderedDict(decode(v["v"], a)),
     "array": lambda v, a: np.array(a[v["k"]]),
     "scalar": lambda v, a: np.frombuffer(base64.b64decode(v["v"]), dtype=v["d"])[0],

@@ -173,7 +173,7 @@ class Ledger:
         path = os.path.relpath(target, self.base)
         before = newest.get(path)
         if before is not None and self.refers(before.serial, serial):
-            self._keep(before)
+            self._keep(before, serial)
         written = Written(serial, path, checksum(temporary) or "", best)
         self._append(written)
         newest[path] = written
@@ -215,16 +215,18 @@ class Ledger:
             return None
         return [entry for value in values[1:] if (entry := _entry(value)) is not None]
 
-    def _keep(self, written: Written) -> None:
-        source, kept = self.base / written.path, self._kept(written)
+    def _keep(self, written: Written, overwritten_by: int) -> None:
+        # Named after the write that takes its place: the oldest of these names is the one that fewest checkpoints can still refer to.
+        kept = self.directory / f"{overwritten_by:012d}-{written.checksum}.kept"
         with contextlib.suppress(FileNotFoundError):  # the caller removed it
             if not kept.exists():
-                _link_or_copy(source, kept)
+                _link_or_copy(self.base / written.path, kept)
         for old in sorted(self._kept_files())[:-_KEPT]:
             old.unlink(missing_ok=True)
 
-    def _kept(self, written: Written) -> Path:
-        return self.directory / f"{written.serial:012d}-{written.checksum}.kept"
+    def _kept(self, written: Written) -> Path | None:
+        found = self.directory.glob(f"*-{written.checksum}.kept")
+        return next((kept for kept in found if checksum(kept) == written.checksum), None)
 
     def _kept_files(self) -> Iterator[Path]:
         return self.directory.glob("[0-9]" * 12 + "-*.kept")
@@ -267,7 +269,7 @@ class Ledger:
             return None  # a past version, or the caller's own file
         for version in versions:
             kept = self._kept(version)
-            if checksum(kept) == version.checksum:
+            if kept is not None:
                 publish(target, functools.partial(shutil.copyfile, kept))
                 return None
         if ours is not None and not versions:
