@@ -1,6 +1,7 @@
 """Keras' hooks translated: is a save due, capture, hand to the writer; stop asked: wait until durable, leave.
 
-Model.fit takes a CallbackList as `callbacks`. Ours shows the caller's callbacks one uninterrupted run, whatever calls of Model.fit it is made of.
+Model.fit takes a CallbackList as `callbacks`. Ours shows the caller's
+callbacks one uninterrupted run, whatever calls of Model.fit it is made of.
 """
 
 from __future__ import annotations

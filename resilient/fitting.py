@@ -25,7 +25,7 @@ _in_use: set[Path] = set()
 _in_use_lock = threading.Lock()
 
 
-def fit(
+def fit(  # noqa: D417, PLR0917  the arguments of Model.fit, in its order, described in one entry
     model: Any,
     x: Any = None,
     y: Any = None,
@@ -63,14 +63,15 @@ def fit(
 
     Args:
         model: a compiled Keras model, built or not.
-        x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, class_weight, sample_weight, initial_epoch,
-            steps_per_epoch, validation_steps, validation_batch_size, validation_freq: as in `keras.Model.fit`.
+        x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, class_weight, sample_weight,
+            initial_epoch, steps_per_epoch, validation_steps, validation_batch_size, validation_freq: as in `keras.Model.fit`.
         directory: the run directory. One fit owns one directory.
         resume: "latest", "best", the step of a checkpoint, or False to start afresh (what is there stays until the new run has saved).
         save_every: "auto" (as often as 1 % of the time allows), "epoch", a number of batches, or a duration ("30s", `timedelta`).
         keep: which recovery checkpoints survive.
         monitor, mode: what "best" means, as in `keras.callbacks.ModelCheckpoint`.
-        seed: of the data's order and, at the start of a fresh run, of all generators (`keras.utils.set_random_seed`). None: the order's seed
+        seed: of the data's order and, at the start of a fresh run, of all generators (`keras.utils.set_random_seed`). None: the
+            order's seed
             follows from Python's generator without drawing from it, and is stored with the run.
         on_preempt: "exit" raises `Preempted` (SystemExit 75), "raise" `PreemptedError`, "return" returns the History so far.
         signals: which signals ask for save-and-stop.

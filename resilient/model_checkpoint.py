@@ -80,7 +80,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         self._trained_since = False
         self._remake = False
         self._writer: _BackgroundWriter | None = None  # made when there is something to write: until then the callback can be copied
-        self._ledger: published.Ledger | None = None  # only where states are taken: without them there is nothing to roll back to
+        self._ledger: published.Ledger | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Raises if a file could not be written."""
@@ -129,9 +129,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
 
     def get_state(self) -> dict[str, Any]:
         """What a restart needs, as plain data. Taking it marks a point that `set_state` may later go back to."""
-        if self._ledger is None:
-            self._ledger = self._new_ledger()
-        self._ledger.mark(self._last.serial)
+        self._opened_ledger().mark(self._last.serial)
         return {
             "run": self._run,
             "best": None if self.best is None else float(self.best),
@@ -157,12 +155,13 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         self._last_batch_seen = state["last_batch"]
         self._last = _Save(**state["last_save"])
         self._trained_since = not state["unchanged"]
-        self._ledger = self._new_ledger()
-        self._ledger.mark(self._last.serial)
+        self._ledger = None
+        ledger = self._opened_ledger()
+        ledger.mark(self._last.serial)
         try:
-            self._roll_back(self._ledger, pending=state["pending"])
+            self._roll_back(ledger, pending=state["pending"])
         except OSError as error:
-            raise storage_error(error, "bring back the files of ModelCheckpoint", self._ledger.directory.parent) from error
+            raise storage_error(error, "bring back the files of ModelCheckpoint", ledger.base) from error
 
     def _roll_back(self, ledger: published.Ledger, *, pending: bool) -> None:
         found = ledger.roll_back(self._last.serial)
@@ -194,8 +193,10 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         base = os.path.abspath(os.path.dirname(self.filepath.split("{", 1)[0]))
         return Path(base), os.path.relpath(os.path.abspath(self.filepath), base).replace(os.sep, "_")
 
-    def _new_ledger(self) -> published.Ledger:
-        return published.Ledger(*self._place(), self._run)
+    def _opened_ledger(self) -> published.Ledger:
+        if self._ledger is None:
+            self._ledger = published.Ledger(*self._place(), self._run)
+        return self._ledger
 
     # What follows replaces methods of Keras' own class; tests/test_model_checkpoint.py fails if Keras stops calling them.
 
@@ -234,7 +235,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         suffix = model_file.WEIGHTS_SUFFIX if self.save_weights_only else target.suffix
         captured = model_file.capture(self.model, suffix)
         best = None if self.best is None else float(self.best)
-        file = _File(target, serial, best, captured or self._save, self._ledger, said)
+        file = _File(target, serial, best, captured or self._save, self._opened_ledger(), said)
         if captured is None:  # only the model can write itself, and the next batch changes it
             self.flush()
             _publish(file, suffix)
@@ -277,20 +278,19 @@ class _File:
     serial: int
     best: float | None
     write: model_file.Write
-    ledger: published.Ledger | None
+    ledger: published.Ledger
     said: str
 
     def replaces(self, older: Self) -> bool:
         """Whether nobody can miss the older one: same name, and no state was taken in between that may be gone back to."""
-        return self.target == older.target and (self.ledger is None or not self.ledger.refers(older.serial, self.serial))
+        return self.target == older.target and not self.ledger.refers(older.serial, self.serial)
 
 
 def _publish(file: _File, suffix: str = "") -> None:
     """Writes the file under its name. Raises StorageError, the file then being what it was."""
 
     def record(temporary: Path) -> None:
-        if file.ledger is not None:
-            file.ledger.record(temporary, file.target, file.serial, file.best)
+        file.ledger.record(temporary, file.target, file.serial, file.best)
 
     try:
         published.publish(file.target, file.write, suffix, record)
@@ -365,7 +365,7 @@ class _BackgroundWriter:
                 self._finished.append(file.said)
 
     def _sweep(self, file: _File) -> None:
-        directories = {file.target.parent} | ({file.ledger.directory} if file.ledger is not None else set())
+        directories = {file.target.parent, file.ledger.directory}
         for directory in directories - self._swept:
             published.sweep(directory)
         self._swept |= directories

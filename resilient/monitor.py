@@ -28,7 +28,7 @@ class Monitor:
 
     @property
     def mode(self) -> str:
-        """ "min" or "max"."""
+        """The direction: "min" or "max"."""
         if self._asked != "auto":
             return self._asked
         return "max" if _direction(self._model, self.name.removeprefix("val_")) == "up" else "min"

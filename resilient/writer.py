@@ -99,7 +99,7 @@ class Writer(Generic[T]):
         while True:
             try:
                 self._commit(snapshot)
-            except Exception as error:  # the thread's boundary: whatever it is, training has to hear of it and go on
+            except Exception as error:  # noqa: BLE001  the thread's boundary: whatever it is, training has to hear of it and go on
                 if not self._try_again(error):
                     return
             else:

@@ -1,4 +1,4 @@
-"""What the tests of `fit` share: programs, a callback that asks for a stop at a given moment, and a digest of everything that must match."""
+"""What the tests of `fit` share: a callback that asks for a stop at a given moment, and a digest of everything that must match."""
 
 from __future__ import annotations
 
@@ -81,9 +81,8 @@ def digests(model: Any, history: Any) -> dict[str, str]:
 
 
 def run_until_done(program: Program, directory: Path, stops: Sequence[tuple[str, int]]) -> tuple[dict[str, str], int]:
-    """Run `program` in `directory`, stopped once at each of `stops` (hook, count); digests of the end and the number of attempts stopped."""
-    stopped = 0
-    for stop in [*stops, None]:
+    """Run `program` in `directory`, stopped at each of `stops` (hook, count); digests of the end and how often it stopped."""
+    for stopped, stop in enumerate([*stops, None]):
         if stopped:
             disturb()
         extra = [StopAt(*(stop or ("never", 0)))]
@@ -92,5 +91,4 @@ def run_until_done(program: Program, directory: Path, stops: Sequence[tuple[str,
             found = digests(model, history)
             assert resilient.verify(directory) == []
             return found, stopped
-        stopped += 1
     raise AssertionError("the run did not end")

@@ -32,7 +32,30 @@ def test_what_people_write_is_read_as_seconds(value, seconds):
 
 @pytest.mark.parametrize(
     "value",
-    [30, 1.5, True, None, "", "30", "s", "-5s", "5 parsecs", "1h-30m", "1e3s", "٣s", "0s", "0ms", b"5s", "9" * 400 + "d", "5s\n5", dt.timedelta(0), dt.timedelta(seconds=-1), [], "nan s", "infs"],
+    [
+        30,
+        1.5,
+        True,
+        None,
+        "",
+        "30",
+        "s",
+        "-5s",
+        "5 parsecs",
+        "1h-30m",
+        "1e3s",
+        "٣s",
+        "0s",
+        "0ms",
+        b"5s",
+        "9" * 400 + "d",
+        "5s\n5",
+        dt.timedelta(0),
+        dt.timedelta(seconds=-1),
+        [],
+        "nan s",
+        "infs",
+    ],
 )
 def test_what_is_no_positive_duration_is_refused_in_a_sentence_naming_the_argument(value):
     """A bare number does not say its unit; zero, negative and endless ones make no sense."""

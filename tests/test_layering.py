@@ -186,11 +186,11 @@ def test_modules_and_classes_are_named_after_what_they_are() -> None:
 
 
 def test_functions_and_modules_stay_short() -> None:
-    """No function over 60 lines, no module over 400: what does not fit has a second job."""
+    """No function over 60 lines, no module over 400: what does not fit has a second job. A file of tests is a list, and may be longer."""
     wrong = []
     for path in sources():
         length = len(path.read_text(encoding="utf-8").splitlines())
-        if length > LONGEST_MODULE:
+        if length > LONGEST_MODULE and not path.is_relative_to(ROOT / "tests"):
             wrong.append(f"{path.relative_to(ROOT)}: {length} lines")
         for node in ast.walk(tree(path)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):

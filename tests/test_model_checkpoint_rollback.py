@@ -178,6 +178,7 @@ def test_another_run_and_a_forged_or_torn_journal_remove_nothing(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("x")
     ledger = Ledger(tmp_path / "in", "m", "run")
+    ledger.mark(0)
     written(ledger, "a", b"1", 1)
     journal = ledger.directory / "written.jsonl"
     for path in ("../victim", str(victim)):

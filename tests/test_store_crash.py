@@ -6,6 +6,7 @@ Run as a program, this file is the process that is killed: it forks one child pe
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -95,9 +96,9 @@ def kill_everywhere(base: Path, life, torn: bool) -> None:
         log = os.open(base / f"{point}.log", os.O_WRONLY | os.O_CREAT)
         child = os.fork()
         if child == 0:
-            write = os.write
+            acknowledge = functools.partial(_acknowledge, os.write, log)
             die_at(point, torn)
-            life(directory, lambda kind, sequence: write(log, json.dumps([kind, sequence]).encode() + b"\n"))
+            life(directory, acknowledge)
             os._exit(0)
         os.close(log)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -223,3 +224,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def _acknowledge(write, log, kind, sequence):
+    write(log, json.dumps([kind, sequence]).encode() + b"\n")

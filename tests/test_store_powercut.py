@@ -1,7 +1,7 @@
 """The store under power cuts: what it asked the kernel to do is recorded, and every tree is built that a cut could have left of it.
 
-Two models of what survives. `ordered` (ext4, xfs, btrfs): names change in the order of the calls, and any sync makes all earlier changes of names
-durable; content that was not synced may be lost in any part. `weak` (bare POSIX): of the changes of names that were not synced by
+Two models of what survives. `ordered` (ext4, xfs, btrfs): names change in the order of the calls, and any sync makes all earlier
+changes of names durable; content that was not synced may be lost in any part. `weak` (bare POSIX): of the changes of names that were not synced by
 their own directory, any subset survives. The oracle is the store itself: it must find the last acknowledged state or a newer one.
 """
 

@@ -18,7 +18,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """Consecutive epochs `first`..`last` that one call of Model.fit trains, `count` batches each; only the first may start at batch `skip`."""
+    """Consecutive epochs `first`..`last` that one call of Model.fit trains, `count` batches each; the first may begin at `skip`."""
 
     first: int
     last: int

@@ -1,12 +1,14 @@
 """Signals become a stop request at once, and the process ends before its grace period does.
 
-A Python signal handler runs on the main thread between two bytecodes, which is too late where that thread sits in one long call into TensorFlow
-(2.8 s measured). The C handler however writes the signal's number to `signal.set_wakeup_fd` at once: a thread reads it from there. So the handlers
-proper do nothing but let the interpreter know, deadlines are kept on the thread, and saving stays on the training thread.
+A Python signal handler runs on the main thread between two bytecodes, which is too late where that thread sits in one long call into
+TensorFlow (2.8 s measured). The C handler however writes the signal's number to `signal.set_wakeup_fd` at once: a thread reads it from
+there. So the handlers proper do nothing but let the interpreter know, deadlines are kept on the thread, and saving stays on the training
+thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -107,10 +109,8 @@ class Watch:
                 raise KeyboardInterrupt
 
     def _poke(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # full: it will wake up anyway; closed: nobody is left to wake
             self._writer.send(bytes([_POKE]))
-        except OSError:
-            pass  # full: it will wake up anyway; closed: nobody is left to wake
 
     def _run(self) -> None:
         interrupts = 0
@@ -129,10 +129,8 @@ class Watch:
 
     def _forward(self, byte: int) -> None:
         if self._previous_wakeup != -1 and byte != _POKE:
-            try:
+            with contextlib.suppress(OSError):  # the previous owner closed it
                 os.write(self._previous_wakeup, bytes([byte]))
-            except OSError:
-                pass  # the previous owner closed it
 
     def _wait(self) -> float | None:
         deadlines = [d for d in (self._soft_deadline(), self._hard_deadline) if d is not None]
@@ -143,7 +141,7 @@ class Watch:
         if notice is None:
             return None
         latest = notice.deadline - min(_LONGEST_MARGIN, _MARGIN * self._grace)
-        # While there is nothing to save the thread looks again each time its patience ends, so that a late first batch is noticed.
+        # With nothing to save, waiting out the grace period would gain nothing; but Python code gets a moment to leave in good order.
         return min(latest, notice.deadline - self._grace + _PATIENCE) if self._nothing_to_save() else latest
 
     def _keep_deadlines(self, now: float) -> None:

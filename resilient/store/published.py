@@ -155,7 +155,8 @@ class Ledger:
         short = name if len(name) <= 200 else str(xxhash.xxh3_64(name.encode()).hexdigest())
         self.directory = base / f".{short}.resilient"
         self._run = run
-        self._newest: dict[str, Written] | None = None  # path -> last write; read from the journal when first needed
+        self._newest: dict[str, Written] = {}  # path -> last write
+        self._is_open = False
         self._marks: tuple[int, ...] = ()  # replaced, never changed: read by the thread that writes
 
     def mark(self, serial: int) -> None:
@@ -168,30 +169,36 @@ class Ledger:
         return any(first <= mark < until for mark in self._marks)
 
     def record(self, temporary: Path, target: Path, serial: int, best: float | None) -> None:
-        """Journals that `temporary` is about to become `target`, and keeps what stands there if a mark refers to it."""
-        newest = self._opened()
+        """Journals that `temporary` is about to become `target`, and keeps what stands there if a mark refers to it.
+
+        Before the first mark there is nothing to go back to: then it is remembered in memory only.
+        """
         path = os.path.relpath(target, self.base)
-        before = newest.get(path)
+        if not self._marks:
+            self._newest[path] = Written(serial, path, "", best)
+            return
+        self._open()
+        before = self._newest.get(path)
         if before is not None and self.refers(before.serial, serial):
             self._keep(before, serial)
         written = Written(serial, path, checksum(temporary) or "", best)
         self._append(written)
-        newest[path] = written
+        self._newest[path] = written
 
-    def _opened(self) -> dict[str, Written]:
-        if self._newest is None or not (self.directory / _JOURNAL).exists():  # someone may tidy it away under a running training
-            entries = self._read()
-            if entries is None:
-                self._begin()
-            self._newest = {entry.path: entry for entry in entries or ()}
-        return self._newest
-
-    def _begin(self) -> None:
-        """An empty journal for this run; what another run kept under this name can no longer be told to be its."""
-        files.make_directories(self.directory)
-        for kept in self._kept_files():
-            kept.unlink(missing_ok=True)
-        self._rewrite(())
+    def _open(self) -> None:
+        """The journal of this run. A new one takes the place of another run's, whose files can then no longer be told from the caller's."""
+        if self._is_open and (self.directory / _JOURNAL).exists():  # someone may tidy it away under a running training
+            return
+        entries = self._read()
+        if entries is None:
+            files.make_directories(self.directory)
+            for kept in self._kept_files():
+                kept.unlink(missing_ok=True)
+            known = [dataclasses.replace(entry, checksum=checksum(self.base / entry.path) or "") for entry in self._newest.values()]
+            entries = sorted((entry for entry in known if entry.checksum), key=lambda entry: entry.serial)
+            self._rewrite(entries)
+        self._newest = {entry.path: entry for entry in entries}
+        self._is_open = True
 
     def _rewrite(self, entries: Iterable[Written]) -> None:
         lines = [{"format": _FORMAT, "run": self._run}, *map(dataclasses.asdict, entries)]
@@ -254,7 +261,7 @@ class Ledger:
                 kept.unlink(missing_ok=True)
         self._rewrite(left)
         self._newest = {entry.path: entry for entry in left}
-        self.mark(serial)
+        self._is_open = True
         newest = next((entry for entry in reversed(left) if checksum(self.base / entry.path) == entry.checksum), None)
         complete = not staying and (serial == 0 or (newest is not None and newest.serial == serial))
         return RolledBack(complete, staying[-1] if staying else None, newest)

@@ -1,0 +1,334 @@
+"""What `fit` does beside training: endings, errors, resumes from elsewhere, and what callbacks see."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import resilient
+from resilient import journal
+from tests.exactness import StopAt
+
+X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+Y = np.random.default_rng(1).normal(size=(40, 1)).astype("float32")
+
+
+def model(units: int = 3, optimizer: str = "adam") -> Any:
+    built = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units), keras.layers.Dropout(0.2), keras.layers.Dense(1)])
+    built.compile(optimizer, "mse")
+    return built
+
+
+def train(directory: Path, given: Any = None, **arguments: Any) -> Any:
+    chosen = {"x": X, "y": Y, "epochs": 2, "batch_size": 8, "verbose": 0, "monitor": "loss", "on_preempt": "raise", **arguments}
+    return resilient.fit(given or model(), **chosen, directory=directory)
+
+
+def events(directory: Path, name: str) -> list[dict[str, Any]]:
+    return [event for event in journal.read(directory) if event["event"] == name]
+
+
+def values(given: Any) -> list[bytes]:
+    return [v.numpy().tobytes() for v in [*given.variables, *given.optimizer.variables]]
+
+
+def test_a_finished_run_trains_nothing_and_returns_its_whole_history(tmp_path: Path) -> None:
+    """The same call again restores the final weights; a callback's state too."""
+    first = model()
+    history = train(tmp_path, first)
+    second, counter = model(), Counter()
+    again = train(tmp_path, second, callbacks=[counter])
+    assert (again.history, again.epoch, counter.batches) == (history.history, history.epoch, 0)
+    assert values(second) == values(first)
+    assert again.preempted is False
+
+
+def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_asked_for_them_at_once(tmp_path: Path) -> None:
+    """Raising `epochs` continues from the state before on_train_end."""
+    keras.utils.set_random_seed(1)
+    whole = model()
+    history = train(tmp_path / "whole", whole, epochs=5, callbacks=[keras.callbacks.EarlyStopping("loss", 9, restore_best_weights=True)])
+    keras.utils.set_random_seed(1)
+    train(tmp_path / "parts", model(), epochs=2, callbacks=[keras.callbacks.EarlyStopping("loss", 9, restore_best_weights=True)])
+    parts = model()
+    longer = train(tmp_path / "parts", parts, epochs=5, callbacks=[keras.callbacks.EarlyStopping("loss", 9, restore_best_weights=True)])
+    assert longer.history == history.history
+    assert values(parts) == values(whole)
+
+
+def test_a_run_ended_by_early_stopping_is_finished(tmp_path: Path) -> None:
+    """It does not train the epochs that the stop left over."""
+    stopping = {"callbacks": [keras.callbacks.EarlyStopping("loss", patience=0, min_delta=100.0)]}
+    history = train(tmp_path, epochs=9, **stopping)
+    assert len(history.epoch) == 2
+    counter = Counter()
+    again = train(tmp_path, epochs=9, callbacks=[keras.callbacks.EarlyStopping("loss", patience=0, min_delta=100.0), counter])
+    assert again.epoch == history.epoch and counter.batches == 0
+
+
+class Counter(keras.callbacks.Callback):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.batches += 1
+
+
+@pytest.mark.parametrize(("how", "error"), [("exit", resilient.Preempted), ("raise", resilient.PreemptedError)])
+def test_a_stop_ends_fit_the_way_the_caller_asked_for(how: str, error: type[BaseException], tmp_path: Path) -> None:
+    """SIGTERM: the batch ends, its state is durable, the error says so; Preempted carries exit code 75."""
+    with pytest.raises(error, match="step 3 .*its state is on disk") as raised:
+        train(tmp_path, on_preempt=how, callbacks=[StopAt("on_train_batch_end", 3)])
+    assert getattr(raised.value, "code", 75) == 75
+    assert resilient.checkpoints(tmp_path)[-1].step == 3
+    assert events(tmp_path, "preempted")[-1]["resume_step"] == 3
+
+
+def test_a_stop_by_interrupt_is_a_keyboard_interrupt_after_the_save(tmp_path: Path) -> None:
+    """Ctrl-C once: saved, then KeyboardInterrupt as every Python program expects."""
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, on_preempt="exit", callbacks=[StopAt("on_train_batch_end", 2, signal.SIGINT)])
+    assert resilient.checkpoints(tmp_path)[-1].step == 2
+
+
+def test_the_programs_own_handlers_are_called_and_put_back(tmp_path: Path) -> None:
+    """Once each, after the state is safe; one that raises does not change how fit ends."""
+    called = []
+
+    def own(number: int, frame: Any) -> None:
+        called.append((number, resilient.checkpoints(tmp_path)[-1].step))
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with pytest.raises(resilient.PreemptedError):
+            train(tmp_path, callbacks=[StopAt("on_train_batch_end", 2)])
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert called == [(signal.SIGTERM, 2)]
+
+
+def test_a_model_that_changed_is_refused_by_name_and_nothing_changes(tmp_path: Path) -> None:
+    """Shapes, optimizer and data are compared before anything is touched."""
+    train(tmp_path)
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    other = model(units=5)
+    weights = values_of_weights(other)
+    with pytest.raises(resilient.CheckpointMismatchError, match=r"kernel.*float32\[4, 3\].*float32\[4, 5\]"):
+        train(tmp_path, other, epochs=4)
+    assert values_of_weights(other) == weights
+    with pytest.raises(resilient.CheckpointMismatchError, match="optimizer was 'Adam' and is 'SGD'"):
+        train(tmp_path, model(optimizer="sgd"), epochs=4)
+    with pytest.raises(resilient.CheckpointMismatchError, match="batch_size was 8 and is 4"):
+        train(tmp_path, epochs=4, batch_size=4)
+    with pytest.raises(resilient.CheckpointMismatchError, match="samples was 40 and is 32"):
+        train(tmp_path, epochs=4, x=X[:32], y=Y[:32])
+    with pytest.raises(resilient.CheckpointMismatchError, match="rows was"):
+        train(tmp_path, epochs=4, x=X + 1)
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+
+
+def values_of_weights(given: Any) -> list[bytes]:
+    return [w.tobytes() for w in given.get_weights()]
+
+
+def test_resume_false_keeps_the_old_run_until_the_new_one_has_saved(tmp_path: Path) -> None:
+    """Afterwards only the new line of history is there."""
+    train(tmp_path)
+    old = resilient.checkpoints(tmp_path)
+
+    class Look(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.found = [info.created for info in resilient.checkpoints(tmp_path)]
+
+    look = Look()
+    train(tmp_path, resume=False, epochs=1, callbacks=[look])
+    assert look.found == [info.created for info in old]
+    assert {info.created for info in resilient.checkpoints(tmp_path)}.isdisjoint(look.found)
+
+
+@pytest.mark.parametrize("where", ["best", 5])
+def test_a_run_can_be_sent_back_to_an_older_checkpoint(where: Any, tmp_path: Path) -> None:
+    """It goes on from there, and what lay beyond is dropped once it has saved."""
+    train(tmp_path, epochs=3, keep=resilient.Keep(last=9), monitor="loss", mode="max")  # the loss falls, so "best" is the first epoch
+    train(tmp_path, epochs=3, keep=resilient.Keep(last=9), resume=where, mode="max")
+    assert events(tmp_path, "restored")[-1]["step"] == 5
+    assert [info.step for info in resilient.checkpoints(tmp_path)] == [0, 5, 10, 15]
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(tmp_path: Path) -> None:
+    """With a warning, an event in the journal, and the same end."""
+    keras.utils.set_random_seed(2)
+    whole = model()
+    train(tmp_path / "whole", whole, epochs=3)
+    keras.utils.set_random_seed(2)
+    with contextlib.suppress(resilient.PreemptedError):
+        train(tmp_path / "hurt", epochs=3, callbacks=[StopAt("on_train_batch_end", 13)])
+    newest = resilient.checkpoints(tmp_path / "hurt")[-1]
+    (newest.path / "model.safetensors").write_bytes(b"")
+    hurt = model()
+    with pytest.warns(UserWarning, match="step-000000000013 .*moved to quarantine"), contextlib.suppress(resilient.PreemptedError):
+        train(tmp_path / "hurt", hurt, epochs=3, callbacks=[StopAt("never", 0)])
+    assert values(hurt) == values(whole)
+    assert (tmp_path / "hurt" / "quarantine" / "step-000000000013").is_dir()
+    assert events(tmp_path / "hurt", "quarantined")
+
+
+def test_two_fits_at_once_in_one_directory_are_refused(tmp_path: Path) -> None:
+    """The second one within the process says so."""
+
+    class Again(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            train(tmp_path)
+
+    with pytest.raises(resilient.RunInUseError, match="already trains in"):
+        train(tmp_path, callbacks=[Again()])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("resume", True), ("resume", "newest"), ("resume", -1), ("save_every", 0), ("save_every", "often"), ("save_every", True),
+        ("save_every", 2.5), ("keep", 3), ("monitor", ""), ("mode", "up"), ("seed", -1), ("seed", 1.5), ("on_preempt", "stop"),
+        ("signals", ("SIGKILL",)), ("signals", 15), ("grace", 15), ("grace", "-1s"), ("exact", True), ("directory", ""), ("directory", 3),
+        ("epochs", -1), ("epochs", "2"), ("batch_size", 0), ("steps_per_epoch", 0), ("shuffle", "epoch"), ("initial_epoch", -2),
+    ],
+)  # fmt: skip
+def test_a_wrong_argument_is_named_in_one_sentence_and_nothing_is_written(name: str, value: Any, tmp_path: Path) -> None:
+    """The error derives from ResilientError, ValueError and TypeError."""
+    directory = tmp_path / "run"
+    arguments = {"x": X, "y": Y, "verbose": 0, "directory": directory, name: value}
+    with pytest.raises(resilient.ConfigurationError, match=name) as raised:
+        resilient.fit(model(), **arguments)
+    assert isinstance(raised.value, ValueError) and isinstance(raised.value, TypeError) and "\n" not in str(raised.value)
+    assert not directory.exists()
+
+
+def test_a_directory_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
+    """And the file stays."""
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(resilient.StorageError, match="run"):
+        train(tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_failing_disk_does_not_stop_training_until_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each failure warns and is journaled; five in a row raise StorageError, and the newest durable checkpoint is still there."""
+    from resilient.store import Store
+
+    real, failures = Store.commit, []
+
+    def commit(self: Any, manifest: Any, files: Any) -> Any:
+        if manifest.progress.step >= 5:
+            failures.append(manifest.progress.step)
+            raise resilient.StorageError("the disk is full")
+        return real(self, manifest, files)
+
+    monkeypatch.setattr(Store, "commit", commit)
+    with pytest.warns(UserWarning, match="could not be saved"), pytest.raises(resilient.StorageError, match="5 saves in a row"):
+        train(tmp_path, epochs=3)
+    assert len(failures) == 5
+    assert len(events(tmp_path, "save_failed")) == 5
+    assert [info.step for info in resilient.checkpoints(tmp_path)] == [0]
+
+
+class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
+    """Notes every call with its arguments, as plain data that is restored with the run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.calls.append(["epoch begin", epoch])
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.calls.append(["epoch end", epoch, dict(logs)])
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.calls.append(["batch begin", batch])
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.calls.append(["batch end", batch, dict(logs)])
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self.calls.append(["test begin"])
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.calls.append(["test batch end", batch, dict(logs)])
+
+    def on_test_end(self, logs: Any = None) -> None:
+        self.calls.append(["test end", dict(logs)])
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.calls.append(["train end", dict(logs)])
+
+
+def test_callbacks_see_one_run_across_attempts(tmp_path: Path) -> None:
+    """The same hooks with the same arguments as without a stop, wherever the stops fall, and CSVLogger writes each row once."""
+    seen, rows = [], []
+    for name, stops in (("whole", []), ("parts", [("on_train_batch_end", 3), ("on_test_batch_end", 1), ("on_train_batch_end", 5)])):
+        for stop in [*stops, ("never", 0)]:
+            keras.utils.set_random_seed(4)
+            recorder = Recorder()
+            logger = keras.callbacks.CSVLogger(str(tmp_path / f"{name}.csv"))
+            with contextlib.suppress(resilient.PreemptedError):
+                train(tmp_path / name, validation_data=(X[:8], Y[:8]), epochs=3, callbacks=[recorder, logger, StopAt(*stop)])
+        seen.append(recorder.calls)
+        rows.append((tmp_path / f"{name}.csv").read_text())
+    assert seen[0] == seen[1]
+    assert rows[0] == rows[1] and len(rows[0].splitlines()) == 4
+
+
+def test_a_resumed_attempt_reports_the_environment_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning, or an error before the first batch with exact="require"."""
+    with contextlib.suppress(resilient.PreemptedError):
+        train(tmp_path, callbacks=[StopAt("on_train_batch_end", 2)])
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    with pytest.raises(resilient.CheckpointMismatchError, match="onednn was '' and is '0'"):
+        train(tmp_path, exact="require", callbacks=[StopAt("never", 0)])
+    with pytest.warns(UserWarning, match="onednn"):
+        train(tmp_path, callbacks=[StopAt("never", 0)])
+
+
+def test_a_monitor_that_is_never_logged_falls_back_to_the_loss_with_one_warning(tmp_path: Path) -> None:
+    """And "best" is judged by it."""
+    with pytest.warns(UserWarning, match="judged by 'loss'") as found:
+        train(tmp_path, monitor="val_loss", epochs=3)
+    assert len([w for w in found if "judged by" in str(w.message)]) == 1
+    assert [info.best for info in resilient.checkpoints(tmp_path)].count(True) == 1
+
+
+def test_restore_gives_a_model_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
+    """The latest is what fit left; a step is that step's; a model that does not fit is refused."""
+    trained = model()
+    train(tmp_path, trained)
+    fresh = model()
+    info = resilient.restore(fresh, tmp_path)
+    assert values(fresh) == values(trained) and info.step == 10
+    assert resilient.restore(fresh, tmp_path, which=0).step == 0
+    assert values(fresh) != values(trained)
+    with pytest.raises(resilient.CheckpointMismatchError):
+        resilient.restore(model(units=7), tmp_path)
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    """No thread, no open file, no handler, no temporary file after fit."""
+    import threading
+
+    before = (len(os.listdir("/proc/self/fd")), {t.name for t in threading.enumerate()}, signal.getsignal(signal.SIGTERM))
+    train(tmp_path)
+    resilient_threads = {t.name for t in threading.enumerate() if t.name.startswith("resilient")}
+    after = (len(os.listdir("/proc/self/fd")), signal.getsignal(signal.SIGTERM))
+    assert resilient_threads == set()
+    assert after[1] is before[2] and after[0] <= before[0] + 2  # TensorFlow may open its own
+    assert list(tmp_path.rglob(".*")) == []
