@@ -139,7 +139,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
             self._restore()
         elif not self._trained_here and self._live_saver.durable is None:
             self.progress = Progress(epoch, 0, self.progress.step)
-            self._live_saver.submit(self._capture({}, logs={}))
+            self._live_saver.submit(self._capture({}, logs={}), must=True)
         self._data.seek(epoch, skip)
         self._leave_if_asked_before_training()
         if skip == 0 and not (resume and resume.progress.batch):
@@ -176,7 +176,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         self._pending = None
         self.progress = Progress(epoch + 1, 0, self.progress.step)
         score = self._monitor.score(shown)
-        self._live_saver.submit(self._capture(shown, logs=shown, score=score))
+        self._live_saver.submit(self._capture(shown, logs=shown, score=score), must=True)
         if self._stop.requested:
             self._leave()
         if self._more and not self._model.stop_training and self._phase is not None and epoch >= self._phase.last:

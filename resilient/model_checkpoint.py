@@ -7,6 +7,7 @@ with `save_freq` in batches; `save_freq` of 0, a bool or a negative number is an
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -22,7 +23,7 @@ from absl import logging
 
 from resilient.errors import ConfigurationError
 from resilient.state import model_file
-from resilient.store import published
+from resilient.store import published, temporaries
 from resilient.store.oserrors import storage_error
 
 _WAITING = 2  # files not yet begun; each holds references to a copy of the model
@@ -175,8 +176,8 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         self.best = newest.best if newest is not None else self._threshold
         path = ledger.base / (stays.path if stays is not None else self._last.path)
         warnings.warn(
-            f"ModelCheckpoint at {path}: the file of the point that training goes back to is gone. What is there now stays until the next "
-            "save, and is what that has to beat.",
+            f"ModelCheckpoint at {path}: the file of the point that training goes back to is gone. What is there now, if anything, "
+            "stays until the next save, and is what that has to beat.",
             stacklevel=2,
         )
 
@@ -367,7 +368,8 @@ class _BackgroundWriter:
     def _sweep(self, file: _File) -> None:
         directories = {file.target.parent, file.ledger.directory}
         for directory in directories - self._swept:
-            published.sweep(directory)
+            with contextlib.suppress(OSError):  # tidying is no reason to fail a save
+                temporaries.sweep(directory)
         self._swept |= directories
 
 

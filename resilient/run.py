@@ -171,7 +171,8 @@ class Run:
             raise mismatch(found, str(self._store.directory))
         state.check(start.checkpoint.tensors, str(self._store.directory))
         self._check_environment(start.checkpoint.manifest.state["environment"], now)
-        state.callbacks.warn_of_changes(start.checkpoint.manifest.state["callbacks"])
+        if not self._is_finished(start):
+            state.callbacks.warn_of_changes(start.checkpoint.manifest.state["callbacks"])
 
     def _check_environment(self, saved: Mapping[str, Any], now: dict[str, Any]) -> None:
         now = environment.reapply(saved, now)
@@ -203,6 +204,8 @@ class Run:
             saver.continue_from(start.checkpoint.manifest.progress)
         self._fit(callbacks, start.resume)
         history = callbacks.history
+        saver.wait()  # the end of the last epoch first: with more epochs the run goes on from there
+        saver.tell()
         metrics = {name: values[-1] for name, values in history.history.items() if values}
         saver.submit(callbacks.capture_final(metrics))
         saver.wait()

@@ -98,12 +98,12 @@ class Saver:
         taken = time.perf_counter() - started
         return Snapshot(progress, capture, metrics, score, meta, final, taken)
 
-    def submit(self, snapshot: Snapshot) -> None:
-        """Have it written in the background. Raises StorageError if the disk has refused too often."""
+    def submit(self, snapshot: Snapshot, *, must: bool = False) -> None:
+        """Have it written in the background; `must`: no later one may take its place. Raises StorageError if the disk refuses for good."""
         self.tell()
         self._last_captured = time.monotonic()
         self._last_step = snapshot.progress.step
-        self._writer.submit(snapshot)
+        self._writer.submit(snapshot, must=must)
 
     def tell(self) -> None:
         """Warn, on the training thread, of what went wrong on the writer's."""

@@ -31,6 +31,7 @@ class Writer(Generic[T]):
         self._backoff = backoff
         self._changed = threading.Condition()
         self._waiting: T | None = None
+        self._must = False
         self._busy = False
         self._hurry = False
         self._closing = False
@@ -39,11 +40,15 @@ class Writer(Generic[T]):
         self._thread = threading.Thread(target=self._run, name="resilient-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, snapshot: T) -> None:
-        """Have `snapshot` written; returns at once. Raises StorageError if the disk has refused too often."""
+    def submit(self, snapshot: T, *, must: bool = False) -> None:
+        """Have `snapshot` written; returns at once, unless one that must be written still waits for its turn and the disk works.
+
+        Raises StorageError if the disk has refused too often.
+        """
         self.raise_if_broken()
         with self._changed:
-            self._waiting = snapshot
+            self._changed.wait_for(lambda: self._waiting is None or not self._must or self._failures > 0)
+            self._waiting, self._must = snapshot, must
             self._changed.notify_all()
 
     def raise_if_broken(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from cli_samples import MODEL, OPTIMIZER, STATE, cli, manifest, snapshot, the_error
+from cli_samples import MODEL, OPTIMIZER, STATE, a_run, cli, manifest, snapshot, the_error
 
 from resilient.store import Store
 
@@ -50,7 +50,7 @@ class Listed(keras.Model):
 def subclassed():
     keras.utils.set_random_seed(3)
     model = Listed()
-    model.build((None, 4))
+    model(keras.ops.zeros((1, 4)))
     model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(0.01)), "mse")
     return model
 
@@ -64,22 +64,16 @@ def other():
 def unbuilt():
     return keras.Sequential([keras.layers.Dense(2)])
 
-def number():
-    return 3
-
-def needy(width):
-    return width
-
-def failing():
-    raise KeyError("no such layer")
-
-def leaving():
-    raise SystemExit(3)
-
-constant = 5
-
 if __name__ == "__main__":
     raise SystemExit("this is the training, and must not run")
+"""
+# The ways to get it wrong that need no TensorFlow, which keeps their tests fast.
+WRONG = """
+def build(): return 3
+def needy(width): return width
+def failing(): raise KeyError("no such layer")
+def leaving(): raise SystemExit(3)
+constant = 5
 """
 MODELS = ("sequential", "nested", "subclassed")
 
@@ -155,8 +149,7 @@ def test_an_exported_file_is_the_one_that_keras_saves(tmp_path, built, name):
     assert values(fresh) == values(model)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
+@pytest.mark.parametrize(("name", "ending"), [*((name, ".keras") for name in MODELS), ("nested", ".weights.h5")])
 def test_restore_builds_the_model_and_saves_it_with_the_run_s_values(tmp_path, program, built, name, ending):
     """What load_model or load_weights gives is what training had, optimizer included; the run is as it was."""
     import keras
@@ -192,30 +185,39 @@ def test_restore_into_an_uncompiled_model_takes_the_weights_alone(tmp_path, prog
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ("train.py", "FILE:FUNCTION"),
-        ("train.py:", "FILE:FUNCTION"),
+        ("wrong.py", "FILE:FUNCTION"),
+        ("wrong.py:", "FILE:FUNCTION"),
         ("missing.py:build", "there is no file missing.py"),
         ("notes.txt:build", "not a Python file"),
-        ("train.py:absent", "Its functions are sequential, nested"),
-        ("train.py:constant", "no function constant"),
-        ("train.py:needy", "'width'"),
-        ("train.py:number", "returned a int"),
-        ("train.py:unbuilt", "keras.Input"),
-        ("train.py:failing", "KeyError: 'no such layer' in line"),
-        ("train.py:leaving", "SystemExit: 3"),
-        ("train.py:other", "variable"),
+        ("wrong.py:absent", "Its functions are build, needy"),
+        ("wrong.py:constant", "no function constant"),
+        ("wrong.py:needy", "'width'"),
+        ("wrong.py:build", "returned a int"),
+        ("wrong.py:failing", "KeyError: 'no such layer' in line 4 of wrong.py"),
+        ("wrong.py:leaving", "SystemExit: 3"),
         ("broken.py:build", "syntax error in line 2"),
         ("raising.py:build", "ZeroDivisionError: division by zero in line 1"),
     ],
 )
-def test_each_thing_that_can_go_wrong_with_the_model_is_one_sentence(tmp_path, program, built, reference, words):
+def test_each_thing_that_can_go_wrong_with_the_program_is_one_sentence(tmp_path, reference, words):
     """The user's own error is named with its line, and no output appears."""
-    (program / "notes.txt").write_text("")
-    (program / "broken.py").write_text("x = 1\ndef build(:\n")
-    (program / "raising.py").write_text("1 / 0\n")
-    run = save(built("uncompiled"), tmp_path / "run")
-    done = cli("restore", run, "--model", reference, "-o", tmp_path / "out.keras", code=78, cwd=program)
+    files = {"wrong.py": WRONG, "notes.txt": "", "broken.py": "x = 1\ndef build(:\n", "raising.py": "1 / 0\n"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    run = a_run(tmp_path / "run")
+    before = snapshot(run)
+    done = cli("restore", run, "--model", reference, "-o", "out.keras", code=78, cwd=tmp_path)
     assert words in the_error(done)
+    assert snapshot(run) == before and not (tmp_path / "out.keras").exists()
+
+
+@pytest.mark.parametrize(("name", "words"), [("other", "[7] now"), ("unbuilt", "keras.Input")])
+def test_a_model_that_is_not_the_run_s_is_refused(tmp_path, program, built, name, words):
+    """Another shape, or no variables at all: one sentence, and no output that looks restored."""
+    run = save(built("uncompiled"), tmp_path / "run")
+    done = cli("restore", run, "--model", f"train.py:{name}", "-o", tmp_path / "out.keras", code=78, cwd=program)
+    last = done.stderr.splitlines()[-1]  # TensorFlow has words of its own for stderr
+    assert last.startswith("Error: ") and words in last and "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == ["run"]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextlib
 import datetime as dt
 
 import pytest

@@ -85,7 +85,7 @@ class Counter(keras.callbacks.Callback):  # type: ignore[misc]
 @pytest.mark.parametrize(("how", "error"), [("exit", resilient.Preempted), ("raise", resilient.PreemptedError)])
 def test_a_stop_ends_fit_the_way_the_caller_asked_for(how: str, error: type[BaseException], tmp_path: Path) -> None:
     """SIGTERM: the batch ends, its state is durable, the error says so; Preempted carries exit code 75."""
-    with pytest.raises(error, match="step 3 .*its state is on disk") as raised:
+    with pytest.raises(error, match=r"step 3 .*its state is on disk") as raised:
         train(tmp_path, on_preempt=how, callbacks=[StopAt("on_train_batch_end", 3)])
     assert getattr(raised.value, "code", 75) == 75
     assert resilient.checkpoints(tmp_path)[-1].step == 3
@@ -159,8 +159,9 @@ def test_resume_false_keeps_the_old_run_until_the_new_one_has_saved(tmp_path: Pa
 @pytest.mark.parametrize("where", ["best", 5])
 def test_a_run_can_be_sent_back_to_an_older_checkpoint(where: Any, tmp_path: Path) -> None:
     """It goes on from there, and what lay beyond is dropped once it has saved."""
-    train(tmp_path, epochs=3, keep=resilient.Keep(last=9), monitor="loss", mode="max")  # the loss falls, so "best" is the first epoch
-    train(tmp_path, epochs=3, keep=resilient.Keep(last=9), resume=where, mode="max")
+    arguments = {"epochs": 3, "keep": resilient.Keep(last=9), "mode": "max", "save_every": "epoch"}  # the loss falls: the first is "best"
+    train(tmp_path, keras_model_that_learns(), **arguments)
+    train(tmp_path, keras_model_that_learns(), **arguments, resume=where)
     assert events(tmp_path, "restored")[-1]["step"] == 5
     assert [info.step for info in resilient.checkpoints(tmp_path)] == [0, 5, 10, 15]
 
@@ -176,7 +177,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(tmp_path: Path
     newest = resilient.checkpoints(tmp_path / "hurt")[-1]
     (newest.path / "model.safetensors").write_bytes(b"")
     hurt = model()
-    with pytest.warns(UserWarning, match="step-000000000013 .*moved to quarantine"), contextlib.suppress(resilient.PreemptedError):
+    with pytest.warns(UserWarning, match=r"step-000000000013 .*moved to quarantine"), contextlib.suppress(resilient.PreemptedError):
         train(tmp_path / "hurt", hurt, epochs=3, callbacks=[StopAt("never", 0)])
     assert values(hurt) == values(whole)
     assert (tmp_path / "hurt" / "quarantine" / "step-000000000013").is_dir()
@@ -235,10 +236,16 @@ def test_a_failing_disk_does_not_stop_training_until_the_limit(tmp_path: Path, m
 
     monkeypatch.setattr(Store, "commit", commit)
     with pytest.warns(UserWarning, match="could not be saved"), pytest.raises(resilient.StorageError, match="5 saves in a row"):
-        train(tmp_path, epochs=3)
+        train(tmp_path, epochs=3, save_every="epoch")
     assert len(failures) == 5
     assert len(events(tmp_path, "save_failed")) == 5
     assert [info.step for info in resilient.checkpoints(tmp_path)] == [0]
+
+
+def keras_model_that_learns() -> Any:
+    built = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    built.compile(keras.optimizers.SGD(0.05), "mse")
+    return built
 
 
 class Recorder(keras.callbacks.Callback):  # type: ignore[misc]

@@ -91,7 +91,7 @@ def test_a_directory_that_was_moved_is_rolled_back_where_it_is_now(tmp_path):
 def crash_with_a_write_under_way(callback, monkeypatch, *events):
     """The state that was committed while the newest file was still to be written, which then never was."""
     with monkeypatch.context() as dying:
-        dying.setattr(model_checkpoint, "_publish", lambda file: None)
+        dying.setattr(model_checkpoint._BackgroundWriter, "submit", lambda self, file: None)
         dying.setattr(model_checkpoint._BackgroundWriter, "wait", lambda self, timeout=None: False)
         for event in events:
             event(callback)
@@ -119,6 +119,7 @@ def test_a_file_that_the_crash_swallowed_is_made_again(tmp_path, monkeypatch, ba
 def test_a_swallowed_file_that_cannot_be_made_again_gives_its_place_to_the_one_before(tmp_path, monkeypatch):
     """Batches were trained since: `best` speaks of the file that is there, not of one that nobody has."""
     callback = best_of(tmp_path)
+    taken(callback)
     epoch(callback, 0, loss=0.5)
     callback.flush()
     taken(callback)
@@ -127,6 +128,18 @@ def test_a_swallowed_file_that_cannot_be_made_again_gives_its_place_to_the_one_b
     with pytest.warns(UserWarning, match="is gone"):
         again.set_state(state)
     assert again.best == 0.5
+    epoch(again, 2, loss=0.4)
+    again.on_train_end()
+    assert content(tmp_path / "best.weights.h5") == 3
+
+
+def test_where_the_very_first_file_was_swallowed_nothing_has_to_be_beaten(tmp_path, monkeypatch):
+    """A run that has no file yet saves the next model, however bad."""
+    callback = best_of(tmp_path)
+    state = crash_with_a_write_under_way(callback, monkeypatch, lambda c: epoch(c, 0, loss=0.3), lambda c: c.on_train_batch_begin(0))
+    again = best_of(tmp_path)
+    with pytest.warns(UserWarning, match="is gone"):
+        again.set_state(state)
     epoch(again, 2, loss=0.4)
     again.on_train_end()
     assert content(tmp_path / "best.weights.h5") == 3

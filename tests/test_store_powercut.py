@@ -1,8 +1,8 @@
 """The store under power cuts: what it asked the kernel to do is recorded, and every tree is built that a cut could have left of it.
 
 Two models of what survives. `ordered` (ext4, xfs, btrfs): names change in the order of the calls, and any sync makes all earlier
-changes of names durable; content that was not synced may be lost in any part. `weak` (bare POSIX): of the changes of names that were not synced by
-their own directory, any subset survives. The oracle is the store itself: it must find the last acknowledged state or a newer one.
+changes of names durable; content that was not synced may be lost in any part. `weak` (bare POSIX): of the changes of names that
+were not synced by their own directory, any subset survives. The oracle is the store itself: it must find the last acknowledged state or a newer one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from store_samples import commit, is_sample, leftovers, manifest, prepared, repo
 
 from resilient.keep import Keep
 from resilient.store import Store, kernel
+from resilient.store.commit import _publish as publish
 
 EXHAUSTIVE = 5  # pending operations up to which every subset is tried
 SAMPLES = 24  # subsets tried beyond
@@ -289,7 +290,28 @@ def send_back(store: Store, acknowledge) -> None:
     store.drop_abandoned("first", 2, 10)
 
 
-LIVES = (grow, replace, finish, send_back)
+class Killed(BaseException):
+    """The process dies here: nothing cleans up."""
+
+
+def kill(*_):
+    raise Killed
+
+
+def restart(store: Store, acknowledge) -> None:
+    """Killed between the exchange of names and its sync; the next process sweeps the old one away, and then the power goes."""
+    commit(store, 10, 1)
+    acknowledge("commit", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resilient.store.commit._publish", lambda *names: publish(*names) and kill())
+        patch.setattr("resilient.store.commit.shutil.rmtree", kill)
+        with pytest.raises(Killed):
+            commit(store, 10, 2)
+    store.prepare()
+    acknowledge("commit", 1)
+
+
+LIVES = (grow, replace, finish, send_back, restart)
 
 
 def record(base: Path, life, exchange=True) -> list[object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Callable
 
 
@@ -16,34 +15,22 @@ class Notice:
 
 
 class StopRequest:
-    """Set once, from any thread; the first notice counts. `requested` is read after every batch and costs one attribute."""
+    """Set once, from any thread or signal handler; the first notice counts. `requested` is read after every batch.
 
-    def __init__(self) -> None:
+    There is no lock in it: a signal handler may interrupt whoever would hold one. Of two notices at the same moment either may win.
+
+    Args:
+        listener: called when the request comes; must neither block nor fail.
+    """
+
+    def __init__(self, listener: Callable[[], None] = lambda: None) -> None:
         self.requested = False
-        self._lock = threading.Lock()
-        self._notice: Notice | None = None
-        self._listeners: list[Callable[[], None]] = []
-
-    @property
-    def notice(self) -> Notice | None:
-        """The first notice, None before there is one."""
-        return self._notice
-
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Call `listener` (which must not block) when the request comes, or now if it is there."""
-        with self._lock:
-            self._listeners.append(listener)
-            late = self.requested
-        if late:
-            listener()
+        self.notice: Notice | None = None
+        self.listener = listener
 
     def request(self, notice: Notice) -> None:
-        """Ask for save-and-stop. Not for signal handlers, which may interrupt the holder of the lock: see `watch.py`."""
-        with self._lock:
-            if self.requested:
-                return
-            self._notice = notice
+        """Ask for save-and-stop."""
+        if self.notice is None:
+            self.notice = notice
             self.requested = True
-            listeners = list(self._listeners)
-        for listener in listeners:
-            listener()
+            self.listener()

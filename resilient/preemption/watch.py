@@ -2,7 +2,7 @@
 
 A Python signal handler runs on the main thread between two bytecodes, which is too late where that thread sits in one long call into
 TensorFlow (2.8 s measured). The C handler however writes the signal's number to `signal.set_wakeup_fd` at once: a thread reads it from
-there. So the handlers proper do nothing but let the interpreter know, deadlines are kept on the thread, and saving stays on the training
+there. Both set the same flag, deadlines are kept on the thread, and saving stays on the training
 thread.
 """
 
@@ -69,6 +69,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._writer.setblocking(False)
+        self._stop.listener = self._poke
         if self._signals and threading.current_thread() is threading.main_thread():
             self._previous_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             for number in self._signals:
@@ -77,7 +78,6 @@ class Watch:
                     self._previous[number] = previous
                     signal.signal(number, self._handle)
         self._thread.start()
-        self._stop.listen(self._poke)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -101,8 +101,9 @@ class Watch:
                 previous(number, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # On the main thread, between any two bytecodes: no lock may be taken here.
+        # On the main thread, between any two bytecodes: no lock may be taken here, and nothing done but noting it.
         self._received.append(signal.Signals(number))
+        self._stop.request(Notice(signal.Signals(number).name, time.monotonic() + self._grace))
         if number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:

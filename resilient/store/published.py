@@ -9,27 +9,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 import json
 import os
-import platform
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import xxhash
 
-from resilient.store import files
-
-_PREFIX = ".resilient-"
-_TEMPORARY = re.compile(re.escape(_PREFIX) + r"(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-\d+\.tmp\b.*", re.DOTALL)
-_FOREIGN_AGE = 24 * 3600.0  # seconds without a write after which another machine's temporary is taken for abandoned
-_CLOCK_SLACK = 2  # seconds: start times are derived from the wall clock, which may be set
-_numbers = itertools.count()
+from resilient.store import files, temporaries
 
 _JOURNAL = "written.jsonl"
 _FORMAT = 1
@@ -42,7 +32,7 @@ def publish(target: Path, write: Callable[[Path], object], suffix: str = "", bef
 
     Args:
         target: the final path; a symbolic link is followed. Missing directories are created.
-        write: gets the path of a temporary beside it, ending in ".tmp" + `suffix`.
+        write: gets the path of a temporary beside it, ending in `suffix`.
         suffix: for writers that look at the name.
         before: called with the finished temporary just before it takes the final name.
 
@@ -51,7 +41,7 @@ def publish(target: Path, write: Callable[[Path], object], suffix: str = "", bef
     """
     target = Path(os.path.realpath(target))
     files.make_directories(target.parent)
-    temporary = target.with_name(f"{_PREFIX}{_host()}-{os.getpid()}-{_started(os.getpid())}-{next(_numbers)}.tmp{suffix}")
+    temporary = temporaries.name_beside(target, suffix)
     try:
         write(temporary)
         _sync_file(temporary)
@@ -63,39 +53,6 @@ def publish(target: Path, write: Callable[[Path], object], suffix: str = "", bef
             temporary.unlink()
         raise
     files.sync_directory(target.parent)
-
-
-def sweep(directory: Path) -> None:
-    """Removes the temporaries that killed processes left in `directory`; those of a live process stay."""
-    with contextlib.suppress(OSError):  # tidying is no reason to fail a save
-        for path in directory.iterdir():
-            if _abandoned(path):
-                path.unlink(missing_ok=True)
-
-
-def _abandoned(path: Path) -> bool:
-    match = _TEMPORARY.fullmatch(path.name)
-    if match is None:
-        return False
-    if match["host"] != _host():
-        return time.time() - path.stat().st_mtime > _FOREIGN_AGE
-    try:
-        return abs(_started(int(match["pid"])) - int(match["started"])) > _CLOCK_SLACK  # the number now belongs to another process
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
-
-
-def _host() -> str:
-    """Where a process number means something: this machine, and on Linux this container (they count processes each on their own)."""
-    namespace = Path("/proc/self/ns/pid")
-    inside = os.readlink(namespace) if namespace.is_symlink() else ""
-    return str(xxhash.xxh32(f"{platform.node()} {inside}".encode()).hexdigest())
-
-
-def _started(pid: int) -> int:
-    return int(psutil.Process(pid).create_time())
 
 
 def _sync_file(path: Path) -> None:
@@ -152,8 +109,7 @@ class Ledger:
 
     def __init__(self, base: Path, name: str, run: str) -> None:
         self.base = base
-        short = name if len(name) <= 200 else str(xxhash.xxh3_64(name.encode()).hexdigest())
-        self.directory = base / f".{short}.resilient"
+        self.directory = base / f".{temporaries.short(name)}.resilient"
         self._run = run
         self._newest: dict[str, Written] = {}  # path -> last write
         self._is_open = False
