@@ -96,6 +96,7 @@ def built(program):
 
 
 def trained(model):
+    model.optimizer.build(model.trainable_variables)  # before the first batch, as `fit` does; Keras names some variables differently in it
     x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
     model.fit(x, np.stack([x.sum(1), x[:, 0]], 1), epochs=2, batch_size=4, verbose=0)
     return model

@@ -2,7 +2,8 @@
 
 Two models of what survives. `ordered` (ext4, xfs, btrfs): names change in the order of the calls, and any sync makes all earlier
 changes of names durable; content that was not synced may be lost in any part. `weak` (bare POSIX): of the changes of names that
-were not synced by their own directory, any subset survives. The oracle is the store itself: it must find the last acknowledged state or a newer one.
+were not synced by their own directory, any subset survives. The oracle is the store itself: it must find the last acknowledged state
+or a newer one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from store_samples import commit, is_sample, leftovers, manifest, prepared, repo
 
 from resilient.keep import Keep
 from resilient.store import Store, kernel
-from resilient.store.commit import _publish as publish
+from resilient.store.files import sync_directory
 
 EXHAUSTIVE = 5  # pending operations up to which every subset is tried
 SAMPLES = 24  # subsets tried beyond
@@ -290,24 +291,25 @@ def send_back(store: Store, acknowledge) -> None:
     store.drop_abandoned("first", 2, 10)
 
 
-class Killed(BaseException):
-    """The process dies here: nothing cleans up."""
-
-
-def kill(*_):
-    raise Killed
+class KilledError(BaseException):
+    """The process dies here."""
 
 
 def restart(store: Store, acknowledge) -> None:
-    """Killed between the exchange of names and its sync; the next process sweeps the old one away, and then the power goes."""
+    """Killed between the rename of a replacement and its sync; the next process sweeps the old one away, and then the power goes."""
     commit(store, 10, 1)
     acknowledge("commit", 1)
+
+    def die_before_the_parent(path: Path) -> None:
+        if path.name == "checkpoints":
+            raise KilledError
+        sync_directory(path)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resilient.store.commit._publish", lambda *names: publish(*names) and kill())
-        patch.setattr("resilient.store.commit.shutil.rmtree", kill)
-        with pytest.raises(Killed):
+        patch.setattr("resilient.store.commit.sync_directory", die_before_the_parent)
+        with pytest.raises(KilledError):
             commit(store, 10, 2)
-    store.prepare()
+    Store(store.directory).prepare()
     acknowledge("commit", 1)
 
 

@@ -26,7 +26,7 @@ def test_readers_beside_a_writer_see_only_whole_checkpoints_and_always_one(tmp_p
                 latest = reader.latest(report)
                 assert latest is not None and is_sample(latest)
                 assert seen == [] and reader.verify() == [] and reader.infos()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (told to the main thread)
             failures.append(error)
 
     reader = threading.Thread(target=read)
