@@ -7,6 +7,7 @@ callbacks one uninterrupted run, whatever calls of Model.fit it is made of.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -269,7 +270,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
 
     def _leave(self) -> None:
         notice = self._stop.notice
-        durable = self._live_saver.wait(None if notice is None else notice.deadline)
+        durable = self._live_saver.wait(None if notice is None or math.isinf(notice.deadline) else notice.deadline)
         raise StopTraining(self.progress, durable=durable)
 
 

@@ -227,7 +227,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
 
     def _submit(self, filepath: str, serial: int, said: str = "") -> None:
         self._trained_since = False
-        if _is_remote(filepath):
+        if "://" in filepath:
             self._save(filepath)  # object stores publish a whole object at once
             _say(said)
             return
@@ -371,10 +371,6 @@ class _BackgroundWriter:
             with contextlib.suppress(OSError):  # tidying is no reason to fail a save
                 temporaries.sweep(directory)
         self._swept |= directories
-
-
-def _is_remote(filepath: str) -> bool:
-    return "://" in filepath
 
 
 def _say(text: str) -> None:

@@ -7,7 +7,7 @@ import os
 import random
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ from resilient.data import ArrayInput, EpochPlan
 from resilient.errors import EXIT_PREEMPTED, CheckpointMismatchError
 from resilient.journal import Journal
 from resilient.manifest import Progress
+from resilient.model_checkpoint import ModelCheckpoint
 from resilient.monitor import Monitor
 from resilient.opening import Opening, Start
 from resilient.preemption import Notice, StopRequest, Watch
@@ -196,6 +197,7 @@ class Run:
             cadence=self._settings.cadence,
             keep=self._settings.keep,
             common=self._common,
+            before_commit=lambda: _wait_for_files(callbacks.callbacks),
         )
         self._saver = saver
         callbacks.attach(state, saver)
@@ -324,14 +326,20 @@ class Run:
             self._saver.wait(time.monotonic() + self._settings.grace)
             self._saver.close()
         for callback in self._callbacks.callbacks if self._callbacks is not None else []:
-            flush = getattr(callback, "flush", None)
-            if callable(flush):
-                flush()
+            if isinstance(callback, ModelCheckpoint):
+                callback.flush()
 
     def _warn_about_disk(self) -> None:
         text = lock_warning(self._store.directory)
         if text is not None:
             warnings.warn(text, stacklevel=2)
+
+
+def _wait_for_files(callbacks: Iterable[Any]) -> None:
+    """A checkpoint knows which files a ModelCheckpoint has written: they have to be on disk before it is."""
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            callback.wait()
 
 
 def _constant(logs: Mapping[str, Any]) -> Callable[[Any], Any]:

@@ -7,7 +7,7 @@ import datetime as dt
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from resilient.errors import StorageError
@@ -53,10 +53,20 @@ class Saver:
         line: where the history stands; changed by every commit.
         cadence, keep: when to save and what stays.
         common: JSON that every manifest carries (settings, environment).
+        before_commit: waits, on the writer's thread, for what a checkpoint refers to.
     """
 
     def __init__(
-        self, store: Store, journal: Journal, state: State, *, line: Line, cadence: Cadence, keep: Keep, common: Mapping[str, Any]
+        self,
+        store: Store,
+        journal: Journal,
+        state: State,
+        *,
+        line: Line,
+        cadence: Cadence,
+        keep: Keep,
+        common: Mapping[str, Any],
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -65,6 +75,7 @@ class Saver:
         self._cadence = cadence
         self._keep = keep
         self._common = common
+        self._before_commit = before_commit
         self._costs = Costs()
         self._last_captured = time.monotonic()
         self._last_step = 0
@@ -122,6 +133,7 @@ class Saver:
         self._writer.close()
 
     def _commit(self, snapshot: Snapshot) -> None:
+        self._before_commit()
         started, cpu = time.perf_counter(), time.thread_time()
         is_best = self._is_best(snapshot.score)
         manifest = Manifest(

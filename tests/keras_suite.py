@@ -76,6 +76,7 @@ class Replaced:
 
         self._replace(keras.callbacks, "ModelCheckpoint", resilient.ModelCheckpoint)
         self._replace(keras.src.callbacks, "ModelCheckpoint", resilient.ModelCheckpoint)
+        self._replace(keras.src.callbacks.model_checkpoint, "ModelCheckpoint", resilient.ModelCheckpoint)
         if not self._only_model_checkpoint:
             # Keras' test classes also mix the trainer into plain layers, so it is replaced where it is defined.
             trainer = next(owner for owner in keras.Model.__mro__ if "fit" in vars(owner) and owner.__name__.endswith("FlowTrainer"))

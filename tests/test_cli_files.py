@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from cli_samples import MODEL, OPTIMIZER, STATE, a_run, cli, flip, manifest, place, snapshot, tensors, the_error
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -199,6 +199,7 @@ def test_differences_are_those_of_exact_arithmetic(data):
 
 
 @given(st.floats(width=32, allow_infinity=False, allow_nan=False), st.integers(0, 50))
+@example(-(2.0**-147), 10)  # from below zero to above it
 def test_ulps_count_the_representable_values_between(value, steps):
     """Walking n neighbours up, across zero too, is n ulps."""
     start = end = np.float32(value)

@@ -339,3 +339,36 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert resilient_threads == set()
     assert after[1] is before[2] and after[0] <= before[0] + 2  # TensorFlow may open its own
     assert list(tmp_path.rglob(".*")) == []
+
+
+def test_rows_that_stood_in_an_appended_csv_before_the_run_stay(tmp_path: Path) -> None:
+    """CSVLogger(append=True) across several attempts: the old rows once, the run's rows once."""
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,loss,val_loss\n7,1.0,2.0\n")
+    for stop in (("on_train_batch_end", 7), ("on_train_batch_end", 6), ("never", 0)):
+        logger = keras.callbacks.CSVLogger(str(path), append=True)
+        with contextlib.suppress(resilient.PreemptedError):
+            train(tmp_path / "run", epochs=3, callbacks=[logger, StopAt(*stop)])
+    assert [line.split(",")[0] for line in path.read_text().splitlines()] == ["epoch", "7", "0", "1", "2"]
+
+
+def test_fit_outside_the_main_thread_says_that_signals_do_not_reach_it(tmp_path: Path) -> None:
+    """And trains all the same."""
+    import threading
+
+    found = []
+    thread = threading.Thread(target=lambda: found.append(train(tmp_path)))
+    thread.start()
+    with pytest.warns(UserWarning, match="outside the main thread"):
+        thread.join()
+    assert found[0].epoch == [0, 1]
+
+
+def test_configuration_that_the_program_changes_between_attempts_is_respected(tmp_path: Path) -> None:
+    """What fit never changed on a callback is configuration: a new patience counts, the counter of the old attempt is restored."""
+    stopping = keras.callbacks.EarlyStopping("loss", patience=1, min_delta=100.0)
+    with contextlib.suppress(resilient.PreemptedError):
+        train(tmp_path, epochs=9, callbacks=[stopping, StopAt("on_train_batch_end", 8)])
+    patient = keras.callbacks.EarlyStopping("loss", patience=3, min_delta=100.0)
+    history = train(tmp_path, epochs=9, callbacks=[patient, StopAt("never", 0)])
+    assert len(history.epoch) == 4 and patient.stopped_epoch == 3

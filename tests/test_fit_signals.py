@@ -152,7 +152,8 @@ def test_a_batch_that_outlasts_the_grace_period_ends_with_75_before_the_deadline
     process.send_signal(signal.SIGTERM)
     code, errors = end(process)
     assert code == 75, errors
-    assert last(tmp_path, "preempted")["resume_step"] == resilient.checkpoints(tmp_path)[-1].step == 2
+    left = last(tmp_path, "preempted")
+    assert left["resume_step"] == resilient.checkpoints(tmp_path)[-1].step < 3 and left["saved"] is False
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path: Path, processes: Any) -> None:

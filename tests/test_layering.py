@@ -20,7 +20,7 @@ LAYERS: dict[str, int] = {
     # L1 effects: each knows one part of the world, and none of the others
     **dict.fromkeys(("state", "data", "store", "preemption", "journal"), 1),
     # L2 loop: what runs beside or inside the training
-    **dict.fromkeys(("callback", "model_checkpoint", "monitor", "saver", "writer", "run"), 2),
+    **dict.fromkeys(("callback", "model_checkpoint", "monitor", "saver", "writer", "opening", "run"), 2),
     # L3 entry: what a user or an operator calls
     **dict.fromkeys(("fitting", "reading", "cli"), 3),
     **dict.fromkeys(("__init__", "__main__"), 4),

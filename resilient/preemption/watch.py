@@ -9,12 +9,14 @@ thread.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 from typing import Any
@@ -70,7 +72,13 @@ class Watch:
     def __enter__(self) -> Watch:
         self._writer.setblocking(False)
         self._stop.listener = self._poke
-        if self._signals and threading.current_thread() is threading.main_thread():
+        if self._signals and threading.current_thread() is not threading.main_thread():
+            warnings.warn(
+                "fit runs outside the main thread, where Python cannot catch signals: they will not save and stop this run. "
+                "Call fit from the main thread, or pass signals=() if that is meant.",
+                stacklevel=2,
+            )
+        elif self._signals:
             self._previous_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             for number in self._signals:
                 previous = signal.getsignal(number)
@@ -103,11 +111,16 @@ class Watch:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # On the main thread, between any two bytecodes: no lock may be taken here, and nothing done but noting it.
         self._received.append(signal.Signals(number))
-        self._stop.request(Notice(signal.Signals(number).name, time.monotonic() + self._grace))
+        self._request(number)
         if number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:
                 raise KeyboardInterrupt
+
+    def _request(self, number: int) -> None:
+        # A person at the keyboard sets no deadline, and a notebook's kernel must outlive the interrupt.
+        grace = math.inf if number == signal.SIGINT else self._grace
+        self._stop.request(Notice(signal.Signals(number).name, time.monotonic() + grace))
 
     def _poke(self) -> None:
         with contextlib.suppress(OSError):  # full: it will wake up anyway; closed: nobody is left to wake
@@ -123,7 +136,7 @@ class Watch:
                 if byte == signal.SIGINT and signal.SIGINT in self._previous:
                     interrupts += 1
                 if byte in self._previous:
-                    self._stop.request(Notice(signal.Signals(byte).name, now + self._grace))
+                    self._request(byte)
             if interrupts > 1 and self._hard_deadline is None:
                 self._hard_deadline = now + _PATIENCE
             self._keep_deadlines(now)
@@ -143,7 +156,8 @@ class Watch:
             return None
         latest = notice.deadline - min(_LONGEST_MARGIN, _MARGIN * self._grace)
         # With nothing to save, waiting out the grace period would gain nothing; but Python code gets a moment to leave in good order.
-        return min(latest, notice.deadline - self._grace + _PATIENCE) if self._nothing_to_save() else latest
+        soon = min(latest, notice.deadline - self._grace + _PATIENCE) if self._nothing_to_save() else latest
+        return soon if math.isfinite(soon) else None
 
     def _keep_deadlines(self, now: float) -> None:
         notice, soft = self._stop.notice, self._soft_deadline()

@@ -20,6 +20,7 @@ _KERAS_OWN = {"_model", "params", "_history"}
 # MonitorCallback negates min_delta when it first sets monitor_op: restoring the number without the function would negate it twice.
 _MONITOR_OWN = {"min_delta", "monitor_op"}
 PREFIX = "callbacks"
+_ABSENT = object()
 
 
 class CallbackStates:
@@ -42,9 +43,10 @@ class CallbackStates:
             return {"state": plain.encode(callback.get_state(), arrays, f"{key}/state")}
         found: dict[str, Any] = {}
         now = _attributes(callback, found, key)
-        changed = {name: value for name, value in now.items() if not _same(name, before, now)}
-        prefixes = tuple(f"{key}/{name}" for name in changed)
-        arrays.update({name: array for name, array in found.items() if _under(name, prefixes)})
+        # Arrays are not compared: an attribute that holds one counts as changed.
+        with_arrays = {name.split("/")[2] for name in found}
+        changed = {name: value for name, value in now.items() if name in with_arrays or before.get(name, _ABSENT) != value}
+        arrays.update(found)
         state: dict[str, Any] = {"attributes": changed}
         if isinstance(callback, keras.callbacks.CSVLogger):
             state["csv"] = {"base": self._csv_base[id(callback)], "rows": _read_from(callback.filename, self._csv_base[id(callback)])}
@@ -54,6 +56,7 @@ class CallbackStates:
         """Give files back the content they had at the checkpoint, before on_train_begin opens them."""
         for callback, state in self._matched(saved):
             if "csv" in state:
+                self._csv_base[id(callback)] = state["csv"]["base"]
                 _rewind(callback.filename, state["csv"]["base"], state["csv"]["rows"])
                 callback.append = True
 
@@ -125,15 +128,6 @@ def _attributes(callback: Any, arrays: MutableMapping[str, Any], key: str) -> di
 
 def _is_monitor(callback: Any) -> bool:
     return hasattr(callback, "monitor_op") and hasattr(callback, "min_delta")
-
-
-def _same(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    # Arrays are named after their attribute, not by content: whatever holds one counts as changed.
-    return name in before and before[name] == now[name] and '"array"' not in repr(now[name]).replace("'", '"')
-
-
-def _under(name: str, prefixes: tuple[str, ...]) -> bool:
-    return any(name == prefix or name.startswith(prefix + "/") for prefix in prefixes)
 
 
 def _set(callback: Any, name: str, value: Any) -> None:
