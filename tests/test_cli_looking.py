@@ -28,10 +28,10 @@ def test_ls_shows_every_checkpoint_the_monitored_metric_first_and_marks_the_best
     """One row a checkpoint, oldest first, the final state last; the star stands at the best value of the monitored metric."""
     run = a_run(tmp_path, final=True)
     header, *rows = lines(cli("ls", run))
-    assert header.split() == ["step", "epoch", "batch", "val_loss", "accuracy", "loss", "size", "age", "best"]
+    assert header.split() == ["step", "epoch", "batch", "val_loss", "loss", "accuracy", "size", "age", "best"]
     assert [row.split()[:3] for row in rows] == [["0", "0", "0"], ["10", "1", "0"], ["20", "2", "0"], ["25", "2", "5"], ["final", "3", "0"]]
     assert [row.split()[0] for row in rows if row.rstrip().endswith("*")] == ["10"]
-    assert rows[1].split()[3:6] == ["0.5", "0.25", "0.09091"]
+    assert rows[1].split()[3:6] == ["0.5", "0.09091", "0.25"]
     assert all("5 min" in row for row in rows)
 
 

@@ -67,14 +67,14 @@ def _problem_row(problem: Problem, word: str, metrics: int) -> tuple[float, list
 
 
 def metrics_shown(found: Survey) -> list[str]:
-    """Names of the metrics that get a column: the monitored one first, then those of the most checkpoints."""
+    """Names of the metrics that get a column: the monitored one, the loss, then those of the most checkpoints; the learning rate last."""
     counts: dict[str, int] = {}
     for info in found.checkpoints:
         for name in info.metrics:
             counts[name] = counts.get(name, 0) + 1
     monitored = _monitored(reversed(found.manifests))
-    by_count = sorted(counts, key=lambda name: (name not in monitored, -counts[name]))
-    return by_count[:_METRICS_SHOWN]
+    ordered = sorted(counts, key=lambda name: (name not in monitored, name != "loss", name == "learning_rate", -counts[name]))
+    return ordered[:_METRICS_SHOWN]
 
 
 def _monitored(newest_first: Iterable[Manifest]) -> set[str]:

@@ -1,0 +1,182 @@
+"""The background writer and the policies it follows."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient.data.plan import EpochPlan
+from resilient.errors import StorageError
+from resilient.policy import Auto, Backoff, Costs, EveryBatches, EveryEpoch, EverySeconds, Since
+from resilient.writer import Writer
+
+FAST = Backoff(first=0.001, longest=0.001)
+
+
+class Disk:
+    """Notes what is committed; a gate holds a commit, a list of errors makes commits fail."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        self.errors: list[Exception] = []
+        self.written: list[int] = []
+        self.failures: list[int] = []
+
+    def commit(self, snapshot: int) -> None:
+        self.entered.release()
+        self.gate.wait()
+        if self.errors:
+            raise self.errors.pop(0)
+        self.written.append(snapshot)
+
+    def failed(self, error: BaseException, count: int) -> None:
+        self.failures.append(count)
+
+
+def test_a_newer_snapshot_takes_the_place_of_one_not_yet_begun():
+    """At most one waits."""
+    disk = Disk()
+    writer = Writer(disk.commit, disk.failed, FAST)
+    disk.gate.clear()
+    writer.submit(1)
+    disk.entered.acquire()
+    for snapshot in (2, 3, 4):
+        writer.submit(snapshot)
+    disk.gate.set()
+    assert writer.wait()
+    writer.close()
+    assert disk.written == [1, 4]
+
+
+def test_a_snapshot_that_must_be_written_is_not_displaced():
+    """The next one waits for its turn instead."""
+    disk = Disk()
+    writer = Writer(disk.commit, disk.failed, FAST)
+    disk.gate.clear()
+    writer.submit(1)
+    disk.entered.acquire()
+    writer.submit(2, must=True)
+    late = threading.Thread(target=writer.submit, args=(3,))
+    late.start()
+    assert late.is_alive()
+    disk.gate.set()
+    late.join()
+    assert writer.wait()
+    writer.close()
+    assert disk.written == [1, 2, 3]
+
+
+def test_a_failure_is_tried_again_and_forgotten_after_success():
+    """The same snapshot, until it is written."""
+    disk = Disk()
+    disk.errors = [StorageError("full"), OSError("odd")]
+    writer = Writer(disk.commit, disk.failed, FAST)
+    writer.submit(1)
+    assert writer.wait()
+    disk.errors = [StorageError("full")]
+    writer.submit(2)
+    assert writer.wait()
+    writer.close()
+    assert disk.written == [1, 2] and disk.failures == [1, 2, 1]
+
+
+def test_too_many_failures_in_a_row_end_the_writing_with_an_error():
+    """Raised on the training thread, at the next submit."""
+    disk = Disk()
+    disk.errors = [StorageError(f"full {n}") for n in range(9)]
+    writer = Writer(disk.commit, disk.failed, FAST)
+    writer.submit(1)
+    assert not writer.wait()
+    with pytest.raises(StorageError, match="5 saves in a row failed, the last one so: full 4"):
+        writer.submit(2)
+    writer.close()
+    assert disk.written == []
+
+
+def test_waiting_ends_at_the_deadline():
+    """An emergency save must not outlast the grace period."""
+    disk = Disk()
+    writer = Writer(disk.commit, disk.failed, FAST)
+    disk.gate.clear()
+    writer.submit(1)
+    assert not writer.wait(time.monotonic() + 0.05)
+    disk.gate.set()
+    assert writer.wait()
+    writer.close()
+
+
+def test_nothing_of_a_snapshot_is_kept_once_it_is_written():
+    """Or it would pin a copy of the whole state."""
+    import gc
+    import weakref
+
+    class Snapshot:
+        pass
+
+    writer: Writer[Snapshot] = Writer(lambda _: None, lambda *_: None, FAST)
+    snapshot = Snapshot()
+    gone = weakref.ref(snapshot)
+    writer.submit(snapshot)
+    del snapshot
+    assert writer.wait()
+    gc.collect()
+    assert gone() is None
+    writer.close()
+
+
+@given(st.integers(1, 50), st.lists(st.integers(1, 20), min_size=1, max_size=60))
+def test_every_n_batches_saves_each_time_a_multiple_is_passed(n, jumps):
+    """Also where an execution of several steps jumps over it."""
+    saved = now = 0
+    for jump in jumps:
+        before, now = now, now + jump
+        due = EveryBatches(n).due(Since(0.0, saved, now), Costs())
+        assert due == (now // n > saved // n)
+        saved = now if due else saved
+        assert now - saved < n + max(jumps) or before == 0
+    assert not EveryEpoch().due(Since(1e9, 0, 10**9), Costs())
+
+
+@given(st.floats(0, 1e3), st.floats(0, 1e3))
+def test_auto_spends_at_most_its_budget(training, writing):
+    """Cost over interval stays within one per cent, and saves never overlap."""
+    interval = Auto().interval(Costs(training, writing))
+    assert training <= 0.0100001 * interval and interval >= max(1.0, writing)
+    assert not Auto().due(Since(interval * 0.99, 0, 5), Costs(training, writing))
+    assert Auto().due(Since(interval, 0, 5), Costs(training, writing))
+    assert EverySeconds(3.0).due(Since(3.0, 0, 1), Costs()) and not EverySeconds(3.0).due(Since(2.9, 0, 1), Costs())
+
+
+@given(st.integers(1, 40), st.one_of(st.none(), st.integers(1, 60)), st.integers(1, 7), st.integers(0, 3), st.integers(1, 12), st.data())
+def test_phases_train_every_batch_of_the_plan_once(batches, steps, execution, first, count, data):
+    """From any position that an execution can end at, the phases cover exactly what is left, in order."""
+    plan = EpochPlan(batches, steps, execution, first)
+    epochs = first + count
+    whole = [(e, b) for e in range(first, epochs) for b in range(plan.span(e).count)]
+    epoch = data.draw(st.integers(first, epochs - 1))
+    batch = data.draw(st.integers(0, plan.span(epoch).count))
+    covered = []
+    for phase in plan.phases(epoch, batch, epochs):
+        for e in range(phase.first, phase.last + 1):
+            skip = phase.skip if e == phase.first else 0
+            assert skip + phase.count == plan.span(e).count
+            covered += [(e, b) for b in range(skip, skip + phase.count)]
+    assert covered == [position for position in whole if position >= (epoch, batch)]
+
+
+@given(st.integers(1, 40), st.one_of(st.none(), st.integers(1, 60)), st.integers(1, 7))
+def test_consecutive_epochs_read_the_data_in_order_without_gaps(batches, steps, execution):
+    """Each pass is read from its beginning to its end before the next one begins."""
+    plan = EpochPlan(batches, steps, execution, 0)
+    position = 0
+    for epoch in range(12):
+        span = plan.span(epoch)
+        assert span.pass_index * batches + span.first == position
+        position += span.count
+        assert span.count >= 1
