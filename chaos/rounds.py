@@ -181,6 +181,7 @@ class Round:
         self._deck = deck
         self._result = Result()
         self._must_resume_at = 0  # the step the next attempt has to begin with
+        self._damaged: set[int] = set()  # inodes of the checkpoints we damaged; an attempt killed early leaves them in place
 
     def play(self) -> Result:
         """Start, kill and start again until the training is done or something is wrong that a restart cannot mend."""
@@ -241,7 +242,7 @@ class Round:
         if fault.damages:
             self._damage()
         else:
-            self._must_resume_at = damage.newest_step(self._place.run) or 0
+            self._must_resume_at = self._newest_sound_step()
         lost = self._reference.step_after(trained[-1]) - self._must_resume_at if trained else None
         if lost is not None and (lost < 0 or (lost and code == EXIT_PREEMPTED)):
             self._problem(attempt, f"{name} cost {lost} batches: trained {trained[-1].position}, saved step {self._must_resume_at}")
@@ -257,10 +258,18 @@ class Round:
 
     def _damage(self) -> None:
         """Damage the newest checkpoint if there is an older one to fall back to."""
-        checkpoints = damage.committed(self._place.run)
+        checkpoints = self._sound()
         if len(checkpoints) > 1:
-            damage.damage(checkpoints.pop(), self._chance.choice(sorted(damage.KINDS)), self._chance)
-        self._must_resume_at = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+            self._damaged.add(checkpoints[-1].stat().st_ino)
+            damage.damage(checkpoints[-1], self._chance.choice(sorted(damage.KINDS)), self._chance)
+        self._must_resume_at = self._newest_sound_step()
+
+    def _sound(self) -> list[Path]:
+        return [path for path in damage.committed(self._place.run) if path.stat().st_ino not in self._damaged]
+
+    def _newest_sound_step(self) -> int:
+        sound = self._sound()
+        return int(sound[-1].name.removeprefix("step-")) if sound else 0
 
     def _judge_end(self, attempt: int) -> bool:
         found = oracle.differences(self._reference.outcome, json.loads(self._place.outcome.read_text()))

@@ -207,8 +207,7 @@ def test_the_oracle_notices_a_commit_that_is_not_atomic(place):
     """Negative control: with a store that writes in place, the same check must fail somewhere."""
     directories = run(place, "train", "in-place")
     with pytest.raises(Exception, match=r"\S"):  # whatever way it shows
-        for directory in directories:
-            check(directory)
+        list(map(check, directories))
 
 
 def main() -> None:

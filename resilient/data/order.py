@@ -33,6 +33,6 @@ def within_batches(seed: int, pass_index: int, size: int, batch_size: int) -> In
 
 def _keys(seed: int, pass_index: int, size: int) -> tuple[npt.NDArray[np.uint64], Any]:
     mask = np.uint64(2 ** max(size - 1, 1).bit_length() - 1)
-    philox = np.random.Philox(key=[seed & _MASK_64, pass_index])
+    philox = np.random.Philox(key=np.array([seed & _MASK_64, pass_index], dtype=np.uint64))
     drawn = np.asarray(philox.random_raw(size), dtype=np.uint64)
     return (drawn & ~mask) | np.arange(size, dtype=np.uint64), mask
