@@ -372,3 +372,18 @@ def test_configuration_that_the_program_changes_between_attempts_is_respected(tm
     patient = keras.callbacks.EarlyStopping("loss", patience=3, min_delta=100.0)
     history = train(tmp_path, epochs=9, callbacks=[patient, StopAt("never", 0)])
     assert len(history.epoch) == 4 and patient.stopped_epoch == 3
+
+
+def test_a_model_trained_by_plain_fit_first_takes_a_checkpoint_with_loss_scaling(tmp_path: Path) -> None:
+    """Keras names an optimizer's variables by where they were made; they are the same variables all the same."""
+
+    def scaled() -> Any:
+        built = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        built.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()), "mse")
+        return built
+
+    trained, other = scaled(), scaled()
+    train(tmp_path, trained)
+    other.fit(X, Y, verbose=0)
+    resilient.restore(other, tmp_path)
+    assert values(other) == values(trained)

@@ -70,12 +70,14 @@ def differences(saved: Mapping[str, Any], live: Named, what: str) -> list[str]:
     Names are compared without the numbers that Keras appends (`dense_1`), which depend on what else the process has built.
     """
     saved_names, live_names = list(saved), list(live)
+    if what == "optimizer":  # the scope before the last part depends on whether fit or build() made the variable
+        saved_names, live_names = [_last_part(name) for name in saved], [_last_part(name) for name in live]
     if [_canonical(name) for name in saved_names] != [_canonical(name) for name in live_names]:
         return _name_differences(saved_names, live_names, what)
     return [
-        f"{what} variable '{theirs}' is {_describe(saved[mine])} in the checkpoint and {_describe(live[theirs])} now"
-        for mine, theirs in zip(saved_names, live_names, strict=True)
-        if _describe(saved[mine]) != _describe(live[theirs])
+        f"{what} variable '{name}' is {_describe(tensor)} in the checkpoint and {_describe(variable)} now"
+        for tensor, (name, variable) in zip(saved.values(), live.items(), strict=True)
+        if _describe(tensor) != _describe(variable)
     ]
 
 
@@ -98,6 +100,10 @@ def _unmatched(names: list[str], others: list[str]) -> list[str]:
         else:
             unmatched.append(name)
     return unmatched
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _canonical(name: str) -> str:
