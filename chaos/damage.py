@@ -43,12 +43,6 @@ def newest(directory: Path) -> Path | None:
     return next(reversed(committed(directory)), None)
 
 
-def newest_step(directory: Path) -> int | None:
-    """Step of the newest checkpoint, None if there is none."""
-    path = newest(directory)
-    return int(path.name.removeprefix("step-")) if path else None
-
-
 def damage(checkpoint: Path, kind: str, chance: random.Random) -> str:
     """Do damage of `kind` to one file of a checkpoint, drawn by chance, and say what was done.
 

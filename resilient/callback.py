@@ -96,6 +96,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         self._begun = False
         self._trained_here = False
         self._pending: Snapshot | None = None
+        self._last_logs: Any = resume.logs if resume else {}
         self.progress = progress
 
     def attach(self, state: State, saver: Saver) -> None:
@@ -143,7 +144,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
             self._live_saver.submit(self._capture({}, logs={}), must=True)
         self._data.seek(epoch, skip)
         self._leave_if_asked_before_training()
-        if skip == 0 and not (resume and resume.progress.batch):
+        if skip == 0:
             self._model.reset_metrics()  # a checkpoint at the end of an epoch holds that epoch's
             super().on_epoch_begin(epoch, logs)
         elif self._progbar is not None:
@@ -159,6 +160,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         if self._phantom:
             return
         super().on_train_batch_end(batch + self._offset, logs)
+        self._last_logs = logs
         self._count(batch)
         stopping = self._stop.requested
         # The last batch's checkpoint would be replaced by the epoch's own at once.
@@ -168,18 +170,22 @@ class RunCallbacks(keras.callbacks.CallbackList):
             self._live_saver.submit(snapshot)
             if stopping:
                 self._leave()
+            self._live_saver.tell()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Always saved. Leaves Model.fit where the rest of a broken epoch was all it had to do."""
-        shown = keras_private.pythonify_logs(logs)
+        logs = keras_private.pythonify_logs(logs)
+        shown = dict(logs)
         for callback in self.callbacks:
             callback.on_epoch_end(epoch, shown)  # callbacks add to it: ReduceLROnPlateau the learning rate
         self._pending = None
         self.progress = Progress(epoch + 1, 0, self.progress.step)
         score = self._monitor.score(shown)
-        self._live_saver.submit(self._capture(shown, logs=shown, score=score), must=True)
+        self._live_saver.submit(self._capture(shown, logs=logs, score=score), must=True)
         if self._stop.requested:
             self._leave()
+        self._monitor.tell()
+        self._live_saver.tell()
         if self._more and not self._model.stop_training and self._phase is not None and epoch >= self._phase.last:
             raise PhaseDone
 
@@ -194,7 +200,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
     def on_test_begin(self, logs: Any = None) -> None:
         """The training metrics of the epoch can be captured here and, since Keras resets them next, nowhere later."""
         shown = keras_private.pythonify_logs(self._model.get_metrics_result())
-        self._pending = self._capture(shown, logs=shown)
+        # Keras takes the last batch's logs for the epoch's where they are not the metrics (a custom train_step).
+        self._pending = self._capture(shown, logs=self._last_logs)
         if self._live_saver.due(self.progress.step):
             self._live_saver.submit(self._pending)
         self._leave_validation_if_asked()
@@ -255,10 +262,10 @@ class RunCallbacks(keras.callbacks.CallbackList):
         meta = {
             "logs": _plain_logs(keras_private.pythonify_logs(logs)),
             "stop_training": bool(self._model.stop_training),
-            "monitor": self._monitor.name,
+            "monitor": self._monitor.record,
         }
         floats = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
-        return self._live_saver.capture(self.progress, floats, meta, score=score, final=final)
+        return self._live_saver.capture(self.progress, floats, meta, score=score, mode=self._monitor.mode, final=final)
 
     def capture_final(self, metrics: Mapping[str, Any]) -> Snapshot:
         """The state after on_train_end: what fit leaves behind."""

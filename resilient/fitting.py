@@ -138,6 +138,9 @@ def _input(x: Any, y: Any, sample_weight: Any, class_weight: Any, shuffle: Any, 
         value = getattr(arguments, name)
         if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__") or value < 1):
             raise ConfigurationError(f"{name}={value!r} is not accepted. Pass an integer of at least 1, or None.")
+    freq = arguments.validation_freq
+    if not (hasattr(freq, "__index__") and freq >= 1) and not isinstance(freq, (list, tuple, set, range)):
+        raise ConfigurationError(f"validation_freq={freq!r} is not accepted. Pass an integer of at least 1, or a list of epochs.")
     if shuffle not in (True, False, "batch"):
         raise ConfigurationError(f'shuffle={shuffle!r} is not accepted. Pass True, False or "batch".')
     return ArrayInput(

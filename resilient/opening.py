@@ -48,27 +48,27 @@ class Opening:
 
     def open(self, fresh_settings: Callable[[], Mapping[str, Any]]) -> Start:
         """What to go on from; `fresh_settings` gives the settings of a run that begins now."""
-        checkpoint, abandons = self._pick()
         final = self._read_final()
+        checkpoint, sent_back = self._pick(final)
         manifests = self._store.manifests()
         sequence = max([m.sequence for m in manifests] + ([final.manifest.sequence] if final else []), default=0)
         if checkpoint is None:
-            line = Line(uuid.uuid4().hex, sequence, "min", abandons=bool(manifests))
-            return Start(None, None, line, fresh_settings())
+            return Start(None, None, Line(uuid.uuid4().hex, sequence, abandons=bool(manifests)), fresh_settings())
         manifest = checkpoint.manifest
-        if final is not None and (final.manifest.run_id != manifest.run_id or final.manifest.sequence <= manifest.sequence or abandons):
+        if final is not None and (final.manifest.run_id != manifest.run_id or final.manifest.sequence <= manifest.sequence or sent_back):
             final = None  # of an older line of history, or the run has gone on since
+        # Not only when the run is sent back now: a kill may have come before an earlier attempt could drop what it left behind.
+        abandons = any(m.run_id != manifest.run_id or m.progress.step > manifest.progress.step for m in manifests)
         line = Line(
             manifest.run_id,
             sequence,
-            "min",
             best=manifest.state["best_score"],
             abandon_from=manifest.progress.step,
             abandons=abandons,
         )
         return Start(checkpoint, final, line, manifest.state["settings"])
 
-    def _pick(self) -> tuple[Checkpoint | None, bool]:
+    def _pick(self, final: Checkpoint | None) -> tuple[Checkpoint | None, bool]:
         """The checkpoint to go on from, and whether newer ones of the line are given up by that."""
         if self._resume is False:
             return None, True
@@ -79,10 +79,21 @@ class Opening:
             raise ConfigurationError(
                 f'resume={self._resume} names a step, and {self._store.directory} has no checkpoint. Use resume="latest".'
             )
-        chosen = self._store.best(self._quarantined) if self._resume == "best" else self._store.load(int(self._resume))
-        if chosen is None:  # nothing was judged yet
+        chosen = self._best() if self._resume == "best" else self._store.load(int(self._resume))
+        finished = (
+            final is not None and final.manifest.run_id == latest.manifest.run_id and final.manifest.sequence > latest.manifest.sequence
+        )
+        if chosen is None or (self._resume == "best" and finished):  # nothing was judged yet, or the same call again after the end
             return latest, False
         return chosen, chosen.manifest.sequence < latest.manifest.sequence
+
+    def _best(self) -> Checkpoint | None:
+        """The best valid one; None, that is the latest, where all that were judged are damaged."""
+        try:
+            return self._store.best(self._quarantined)
+        except CheckpointCorruptError as error:
+            warnings.warn(f"{error} The latest valid checkpoint is used instead.", stacklevel=2)
+            return None
 
     def _read_final(self) -> Checkpoint | None:
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +16,7 @@ import keras
 
 from resilient import keras_private
 from resilient.callback import PhaseDone, Resume, RunCallbacks, StopTraining
-from resilient.data import ArrayInput, EpochPlan
+from resilient.data import ROWS, ArrayInput, EpochPlan
 from resilient.errors import EXIT_PREEMPTED, CheckpointMismatchError
 from resilient.journal import Journal
 from resilient.manifest import Progress
@@ -28,6 +30,8 @@ from resilient.state import CallbackStates, State, environment
 from resilient.state.variables import mismatch
 from resilient.state.weights_h5 import weights_h5_names
 from resilient.store import Checkpoint, Store, lock_warning
+
+_LAST_WORDS = 0.3  # seconds for the journal when the time is up; less than the margin that the watch keeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Run:
         Raises:
             Preemption: a stop was asked for; the state is on disk.
         """
+        self._leaving = False  # the main thread is on its way out: what it stopped for is in the journal
         self._callbacks: RunCallbacks | None = None
         self._saver: Saver | None = None
         self._warn_about_disk()
@@ -80,7 +85,7 @@ class Run:
             self._stop,
             self._settings.signals,
             self._settings.grace,
-            nothing_to_save=lambda: self._settings.on_preempt == "exit" and (self._callbacks is None or self._callbacks.nothing_to_save),
+            nothing_to_save=self._nothing_to_save,
             leave=self._leave_now,
         ) as watch:
             self._watch = watch
@@ -128,8 +133,9 @@ class Run:
             "steps_per_epoch": arguments.steps_per_epoch,
             "steps_per_execution": int(self._model.steps_per_execution),
             "validation": arguments.validation_data is not None,
-            "validation_freq": freq if isinstance(freq, int) else sorted(int(epoch) for epoch in freq),
+            "validation_freq": int(freq) if hasattr(freq, "__index__") else sorted(int(epoch) for epoch in freq),
             "optimizer": type(self._model.optimizer).__name__,
+            "loss": [getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss) for loss in _leaves(self._model.loss)],
         }
 
     def _plan(self, start: Start) -> EpochPlan:
@@ -144,7 +150,8 @@ class Run:
     def _prepare_callbacks(self, start: Start) -> tuple[RunCallbacks, State]:
         arguments = self._arguments
         monitor = Monitor(self._settings.monitor, self._settings.mode, self._model, validates=arguments.validation_data is not None)
-        start.line.mode = monitor.mode
+        if start.resume is not None and not monitor.continues(start.resume.meta["monitor"]):
+            start.line.best = None  # scores of another metric do not compare
         callbacks = RunCallbacks(
             arguments.callbacks,
             model=self._model,
@@ -167,7 +174,11 @@ class Run:
         if start.checkpoint is None:
             return
         live = {**self._data.settings(), **self._program_settings()}
-        found = [f"{k} was {start.run[k]!r} and is {v!r}" for k, v in live.items() if k in start.run and start.run[k] != v]
+        changed = {name: value for name, value in live.items() if name in start.run and start.run[name] != value}
+        values_only = changed.pop(ROWS, None) is not None and not changed
+        found = [f"{name} was {start.run[name]!r} and is {value!r}" for name, value in changed.items()]
+        if values_only:
+            found = ["the values in x, y or the sample weights are others"]
         if found:
             raise mismatch(found, str(self._store.directory))
         state.check(start.checkpoint.tensors, str(self._store.directory))
@@ -202,7 +213,7 @@ class Run:
         self._saver = saver
         callbacks.attach(state, saver)
         self._callbacks = callbacks
-        if start.checkpoint is not None and not start.line.abandons:
+        if start.checkpoint is not None:
             saver.continue_from(start.checkpoint.manifest.progress)
         self._fit(callbacks, start.resume)
         history = callbacks.history
@@ -212,6 +223,9 @@ class Run:
         saver.submit(callbacks.capture_final(metrics))
         saver.wait()
         saver.tell()
+        for callback in callbacks.callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                callback.flush()
         self._journal.append("finished", durable=True, **self._position())
         if self._stop.requested:
             raise StopTraining(callbacks.progress, durable=True)
@@ -219,7 +233,7 @@ class Run:
 
     def _fit(self, callbacks: RunCallbacks, resume: Resume | None) -> None:
         at, epochs = callbacks.progress, self._arguments.epochs
-        over = resume is not None and resume.stopped and at.batch == 0
+        over = resume is not None and resume.stopped and at.batch == 0 and at.step > 0
         phases = [] if over else list(self._epochs_plan.phases(at.epoch, at.batch, epochs))
         if resume is not None and resume.stopped and phases:
             phases = [dataclasses.replace(phases[0], count=0)]
@@ -279,12 +293,16 @@ class Run:
         self._journal.append(
             "restored", step=progress.step, epoch=progress.epoch, batch=progress.batch, path=str(final.path), finished=True
         )
+        self._callbacks = callbacks
+        if self._stop.requested:
+            raise StopTraining(progress, durable=True)
         return callbacks.history
 
     def _preempted(self, stop: StopTraining) -> Preemption:
         notice = self._stop.notice
         reason = notice.reason if notice else "request"
         resume_step = self._resume_step()
+        self._leaving = True
         self._journal.append("preempted", durable=True, reason=reason, resume_step=resume_step, saved=stop.durable, **self._position())
         where = f"step {stop.progress.step} (epoch {stop.progress.epoch}, batch {stop.progress.batch})"
         kept = "its state is on disk" if stop.durable else f"it will go on from step {resume_step}, the last one on disk"
@@ -303,18 +321,29 @@ class Run:
             return error
         return None
 
+    def _nothing_to_save(self) -> bool:
+        """Whether the watching thread may end the process at once; only where the caller asked for an exit."""
+        waiting = self._callbacks is None or self._callbacks.nothing_to_save
+        return self._settings.on_preempt == "exit" and waiting and not self._leaving
+
     def _leave_now(self, notice: Notice) -> None:
-        """On the watching thread: the main thread is not going to make it in time."""
-        self._journal.append(
-            "preempted", durable=True, reason=notice.reason, resume_step=self._resume_step(), saved=False, **self._position()
-        )
-        os._exit(EXIT_PREEMPTED)
+        """On the watching thread: the main thread is not going to make it in time. Whatever fails here, the process ends."""
+        threading.Timer(_LAST_WORDS, os._exit, [EXIT_PREEMPTED]).start()  # a hung disk must not keep us
+        try:
+            if not self._leaving:
+                step = self._resume_step()
+                self._journal.append("preempted", durable=True, reason=notice.reason, resume_step=step, saved=False, **self._position())
+                sys.stderr.write(f"resilient: {notice.reason}: no batch ended in time, leaving; the run goes on from step {step}.\n")
+                sys.stderr.flush()
+        finally:
+            os._exit(EXIT_PREEMPTED)
 
     def _resume_step(self) -> int:
         durable = self._saver.durable if self._saver is not None else None
-        if durable is None:
-            durable = max((manifest.progress for manifest in self._store.manifests()), key=lambda p: p.step, default=None)
-        return durable.step if durable is not None else 0
+        if durable is not None:
+            return durable.step
+        manifests = self._store.manifests()
+        return manifests[-1].progress.step if manifests else 0
 
     def _position(self) -> dict[str, int]:
         if self._callbacks is None:
@@ -327,7 +356,7 @@ class Run:
             self._saver.close()
         for callback in self._callbacks.callbacks if self._callbacks is not None else []:
             if isinstance(callback, ModelCheckpoint):
-                callback.flush()
+                callback.wait()  # not flush(): what it would raise must not take the place of what ends this attempt
 
     def _warn_about_disk(self) -> None:
         text = lock_warning(self._store.directory)
@@ -340,6 +369,10 @@ def _wait_for_files(callbacks: Iterable[Any]) -> None:
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint):
             callback.wait()
+
+
+def _leaves(structure: Any) -> list[Any]:
+    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
 
 
 def _constant(logs: Mapping[str, Any]) -> Callable[[Any], Any]:

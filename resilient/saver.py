@@ -28,6 +28,7 @@ class Snapshot:
     capture: Capture
     metrics: Mapping[str, float]
     score: float | None
+    mode: str
     meta: Mapping[str, Any]
     final: bool = False
     captured: float = 0.0
@@ -39,7 +40,6 @@ class Line:
 
     run_id: str
     sequence: int
-    mode: str
     best: float | None = None
     abandon_from: int | None = None  # the step the run was sent back to, where that left newer checkpoints behind
     abandons: bool = False
@@ -101,17 +101,16 @@ class Saver:
         return self._cadence.due(since, self._costs) and self._writer.idle
 
     def capture(
-        self, progress: Progress, metrics: Mapping[str, float], meta: Mapping[str, Any], *, score: float | None = None, final: bool = False
+        self, progress: Progress, metrics: Mapping[str, float], meta: Mapping[str, Any], *, score: float | None, mode: str, final: bool
     ) -> Snapshot:
         """Snapshot of this moment; nothing is written yet."""
         started = time.perf_counter()
         capture = self._state.capture()
         taken = time.perf_counter() - started
-        return Snapshot(progress, capture, metrics, score, meta, final, taken)
+        return Snapshot(progress, capture, metrics, score, mode, meta, final, taken)
 
     def submit(self, snapshot: Snapshot, *, must: bool = False) -> None:
         """Have it written in the background; `must`: no later one may take its place. Raises StorageError if the disk refuses for good."""
-        self.tell()
         self._last_captured = time.monotonic()
         self._last_step = snapshot.progress.step
         self._writer.submit(snapshot, must=must)
@@ -135,7 +134,7 @@ class Saver:
     def _commit(self, snapshot: Snapshot) -> None:
         self._before_commit()
         started, cpu = time.perf_counter(), time.thread_time()
-        is_best = self._is_best(snapshot.score)
+        is_best = self._is_best(snapshot.score, snapshot.mode)
         manifest = Manifest(
             progress=snapshot.progress,
             sequence=self._line.sequence + 1,
@@ -143,7 +142,7 @@ class Saver:
             created=dt.datetime.now(dt.UTC),
             metrics=snapshot.metrics,
             score=snapshot.score,
-            mode=None if snapshot.score is None else self._line.mode,
+            mode=None if snapshot.score is None else snapshot.mode,
             best=is_best,
             state={**self._common, **snapshot.capture.meta, **snapshot.meta, "best_score": snapshot.score if is_best else self._line.best},
             files={},
@@ -173,10 +172,10 @@ class Saver:
         except StorageError as error:
             self._warn(f"Old checkpoints could not be removed: {error}")
 
-    def _is_best(self, score: float | None) -> bool:
+    def _is_best(self, score: float | None, mode: str) -> bool:
         if score is None or score != score:
             return False
-        return self._line.best is None or better(self._line.mode)(score, self._line.best)
+        return self._line.best is None or better(mode)(score, self._line.best)
 
     def _failed(self, error: BaseException, failures: int) -> None:
         self._journal.append("save_failed", error=str(error), failures=failures)

@@ -47,7 +47,7 @@ class Writer(Generic[T]):
         """
         self.raise_if_broken()
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting is None or not self._must or self._failures > 0)
+            self._changed.wait_for(lambda: self._waiting is None or not self._must or self._failures > 0 or self._broken is not None)
             self._waiting, self._must = snapshot, must
             self._changed.notify_all()
 
@@ -99,6 +99,8 @@ class Writer(Generic[T]):
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
+                if self._broken is not None:
+                    return
 
     def _attempt(self, snapshot: T) -> None:
         while True:

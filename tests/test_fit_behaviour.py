@@ -132,7 +132,7 @@ def test_a_model_that_changed_is_refused_by_name_and_nothing_changes(tmp_path: P
         train(tmp_path, epochs=4, batch_size=4)
     with pytest.raises(resilient.CheckpointMismatchError, match="samples was 40 and is 32"):
         train(tmp_path, epochs=4, x=X[:32], y=Y[:32])
-    with pytest.raises(resilient.CheckpointMismatchError, match="rows was"):
+    with pytest.raises(resilient.CheckpointMismatchError, match="the values in x, y"):
         train(tmp_path, epochs=4, x=X + 1)
     assert sorted(str(p) for p in tmp_path.rglob("*")) == before
 
@@ -160,8 +160,9 @@ def test_resume_false_keeps_the_old_run_until_the_new_one_has_saved(tmp_path: Pa
 def test_a_run_can_be_sent_back_to_an_older_checkpoint(where: Any, tmp_path: Path) -> None:
     """It goes on from there, and what lay beyond is dropped once it has saved."""
     arguments = {"epochs": 3, "keep": resilient.Keep(last=9), "mode": "max", "save_every": "epoch"}  # the loss falls: the first is "best"
-    train(tmp_path, keras_model_that_learns(), **arguments)
-    train(tmp_path, keras_model_that_learns(), **arguments, resume=where)
+    with contextlib.suppress(resilient.PreemptedError):
+        train(tmp_path, keras_model_that_learns(), **arguments, callbacks=[StopAt("on_train_batch_end", 13)])
+    train(tmp_path, keras_model_that_learns(), **arguments, resume=where, callbacks=[StopAt("never", 0)])
     assert events(tmp_path, "restored")[-1]["step"] == 5
     assert [info.step for info in resilient.checkpoints(tmp_path)] == [0, 5, 10, 15]
 
@@ -387,3 +388,83 @@ def test_a_model_trained_by_plain_fit_first_takes_a_checkpoint_with_loss_scaling
     other.fit(X, Y, verbose=0)
     resilient.restore(other, tmp_path)
     assert values(other) == values(trained)
+
+
+def test_a_callback_object_used_by_several_attempts_of_one_process_keeps_its_state(tmp_path: Path) -> None:
+    """What an attribute was when fit was called again is not configuration."""
+    whole = keras.callbacks.EarlyStopping("loss", patience=9, min_delta=100.0)
+    train(tmp_path / "whole", epochs=5, callbacks=[whole])
+    reused = keras.callbacks.EarlyStopping("loss", patience=9, min_delta=100.0)
+    for stop in (7, 9):
+        with contextlib.suppress(resilient.PreemptedError):
+            train(tmp_path / "parts", epochs=5, callbacks=[reused, StopAt("on_train_batch_end", stop)])
+    fresh = keras.callbacks.EarlyStopping("loss", patience=9, min_delta=100.0)
+    train(tmp_path / "parts", epochs=5, callbacks=[fresh, StopAt("never", 0)])
+    assert (fresh.wait, fresh.best_epoch) == (whole.wait, whole.best_epoch) == (4, 0)
+
+
+class OnceActive(keras.callbacks.Callback):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.active = False
+        self.epochs = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.active = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.epochs += self.active
+        self.active = False
+
+
+def test_what_on_train_begin_sets_does_not_outlive_the_restore(tmp_path: Path) -> None:
+    """Also where the attribute had come back to its first value."""
+    with contextlib.suppress(resilient.PreemptedError):
+        train(tmp_path, epochs=3, callbacks=[OnceActive(), StopAt("on_train_batch_end", 7)])
+    counter = OnceActive()
+    train(tmp_path, epochs=3, callbacks=[counter, StopAt("never", 0)])
+    assert counter.epochs == 1
+
+
+class LogsRate(keras.callbacks.Callback):  # type: ignore[misc]
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs["rate"] = keras.ops.convert_to_tensor(epoch / 4)
+
+
+def test_tensors_in_the_history_are_not_lost(tmp_path: Path) -> None:
+    """They come back as numbers."""
+    with contextlib.suppress(resilient.PreemptedError):
+        train(tmp_path, epochs=3, callbacks=[LogsRate(), StopAt("on_train_batch_end", 12)])
+    history = train(tmp_path, epochs=3, callbacks=[LogsRate(), StopAt("never", 0)])
+    assert [float(rate) for rate in history.history["rate"]] == [0.0, 0.25, 0.5]
+    assert {len(values) for values in history.history.values()} == {3}
+
+
+def test_the_loss_that_the_fallback_judges_by_is_better_when_smaller(tmp_path: Path) -> None:
+    """Whatever direction the metric that is not there would have had."""
+    with pytest.warns(UserWarning, match="judged by 'loss'"):
+        history = train(tmp_path, keras_model_that_learns(), monitor="val_accuracy", mode="max", epochs=3)
+    losses = history.history["loss"]
+    best = next(info for info in resilient.checkpoints(tmp_path) if info.best)
+    assert best.epoch - 1 == losses.index(min(losses))
+
+
+def test_a_changed_loss_is_refused(tmp_path: Path) -> None:
+    """Half an epoch by one loss and half by another is no run."""
+    with contextlib.suppress(resilient.PreemptedError):
+        train(tmp_path, callbacks=[StopAt("on_train_batch_end", 2)])
+    other = model()
+    other.compile("adam", "mae")
+    with pytest.raises(resilient.CheckpointMismatchError, match="loss was"):
+        train(tmp_path, other)
+
+
+def test_sigterm_after_an_interrupt_still_has_its_deadline() -> None:
+    """Of two notices the earlier deadline counts."""
+    from resilient.preemption import Notice, StopRequest
+
+    stop = StopRequest()
+    stop.request(Notice("SIGINT", float("inf")))
+    stop.request(Notice("SIGTERM", 5.0))
+    stop.request(Notice("SIGTERM", 9.0))
+    assert stop.notice == Notice("SIGTERM", 5.0)

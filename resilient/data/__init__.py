@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resilient.data.arrays import ArrayInput, accepts, split
+from resilient.data.arrays import ROWS, ArrayInput, accepts, split
 from resilient.data.plan import EpochPlan, Phase, Span
 
-__all__ = ["ArrayInput", "EpochPlan", "Phase", "Span", "accepts", "split"]
+__all__ = ["ROWS", "ArrayInput", "EpochPlan", "Phase", "Span", "accepts", "split"]

@@ -12,6 +12,8 @@ from resilient.data import fingerprint, order
 from resilient.data.plan import EpochPlan
 from resilient.errors import ConfigurationError
 
+ROWS = "rows"  # the setting that is a checksum and means nothing to a reader
+
 
 def accepts(x: Any, y: Any, sample_weight: Any) -> bool:
     """Whether these are in-memory arrays as far as Keras is concerned."""
@@ -45,6 +47,8 @@ class ArrayInput(keras_private.ArrayDataAdapter):
         super().__init__(
             x, y, sample_weight=sample_weight, batch_size=batch_size, steps=steps_per_epoch, shuffle=shuffle, class_weight=class_weight
         )
+        if self.num_samples == 0:
+            raise ConfigurationError("x has no samples. Pass at least one.")
         self._seed = 0
         self._plan: EpochPlan | None = None
         self._position = (0, 0)
@@ -80,7 +84,7 @@ class ArrayInput(keras_private.ArrayDataAdapter):
             "batch_size": self._batch_size,
             "shuffle": self._shuffle if self._shuffle == "batch" else bool(self._shuffle),
             "arrays": fingerprint.describe(self._inputs),
-            "rows": fingerprint.rows_checksum(self._inputs, self.num_samples),
+            ROWS: fingerprint.rows_checksum(self._inputs, self.num_samples),
         }
 
     def sample(self) -> tuple[Any, Any, Any]:

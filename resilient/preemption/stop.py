@@ -15,7 +15,7 @@ class Notice:
 
 
 class StopRequest:
-    """Set once, from any thread or signal handler; the first notice counts. `requested` is read after every batch.
+    """Set from any thread or signal handler; of several notices the one with the earliest deadline counts. `requested` is read every batch.
 
     There is no lock in it: a signal handler may interrupt whoever would hold one. Of two notices at the same moment either may win.
 
@@ -30,7 +30,7 @@ class StopRequest:
 
     def request(self, notice: Notice) -> None:
         """Ask for save-and-stop."""
-        if self.notice is None:
+        if self.notice is None or notice.deadline < self.notice.deadline:
             self.notice = notice
             self.requested = True
             self.listener()

@@ -62,6 +62,7 @@ class Watch:
         self._reader, self._writer = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="resilient-watch", daemon=True)
         self._previous_wakeup = -1
+        self._wakes = False
 
     @property
     def interrupted(self) -> bool:
@@ -79,6 +80,7 @@ class Watch:
                 stacklevel=2,
             )
         elif self._signals:
+            self._wakes = True
             self._previous_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             for number in self._signals:
                 previous = signal.getsignal(number)
@@ -92,13 +94,15 @@ class Watch:
         for number, previous in self._previous.items():
             if signal.getsignal(number) == self._handle:  # unless the program installed its own meanwhile
                 signal.signal(number, signal.SIG_DFL if previous is None else previous)
-        if self._previous or self._previous_wakeup != -1:
+        if self._wakes:
             signal.set_wakeup_fd(self._previous_wakeup)
         self._closed = True
         self._poke()
         self._thread.join()
         self._reader.close()
         self._writer.close()
+        if self._received:  # nobody acted on it any more: the program must not go on as if it had not come
+            os.kill(os.getpid(), self._received[0])
 
     def call_previous_handlers(self) -> None:
         """Call the program's own handlers for the signals that came, once each; only when the state is safe on disk."""

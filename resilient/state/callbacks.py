@@ -1,6 +1,7 @@
 """The state of callbacks: through `get_state`/`set_state` where they define it, else through their plain-data attributes.
 
-What is saved of a callback's attributes is what changed since `fit` was called: the rest is configuration and stays as the program set it.
+An attribute that never changed since `fit` was first called is configuration: if the program sets it differently at a later attempt, the
+program's value counts.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from resilient.errors import ConfigurationError
 from resilient.state import plain
 
 # Set by Keras itself for the fit under way.
 _KERAS_OWN = {"_model", "params", "_history"}
 # MonitorCallback negates min_delta when it first sets monitor_op: restoring the number without the function would negate it twice.
 _MONITOR_OWN = {"min_delta", "monitor_op"}
+# CSVLogger finds out from the file itself, which we give back its content, whether there is a header.
+_CSV_OWN = {"append", "append_header"}
 PREFIX = "callbacks"
 _ABSENT = object()
 
@@ -29,25 +33,28 @@ class CallbackStates:
     def __init__(self, callbacks: Sequence[Any]) -> None:
         self._callbacks = [callback for callback in callbacks if not isinstance(callback, keras.callbacks.ProgbarLogger)]
         self._before = [_attributes(callback, {}, "before") for callback in self._callbacks]
+        self._changed: list[set[str]] = [set() for _ in self._callbacks]  # attributes known to be state, also from earlier attempts
+        self._appends: dict[int, bool] = {}
         self._csv_base = {id(c): _size(c.filename) if c.append else 0 for c in self._callbacks if isinstance(c, keras.callbacks.CSVLogger)}
 
     def capture(self, arrays: MutableMapping[str, Any]) -> list[dict[str, Any]]:
         """JSON of every callback's state; arrays go into `arrays`."""
         return [
-            {"class": _class_name(callback), **self._capture_one(callback, before, f"{PREFIX}/{index}", arrays)}
-            for index, (callback, before) in enumerate(zip(self._callbacks, self._before, strict=True))
+            {"class": _class_name(callback), **self._capture_one(index, callback, f"{PREFIX}/{index}", arrays)}
+            for index, callback in enumerate(self._callbacks)
         ]
 
-    def _capture_one(self, callback: Any, before: Mapping[str, Any], key: str, arrays: MutableMapping[str, Any]) -> dict[str, Any]:
+    def _capture_one(self, index: int, callback: Any, key: str, arrays: MutableMapping[str, Any]) -> dict[str, Any]:
         if _has_own_state(callback):
-            return {"state": plain.encode(callback.get_state(), arrays, f"{key}/state")}
+            return {"state": _own_state(callback, arrays, f"{key}/state")}
+        before, known = self._before[index], self._changed[index]
         found: dict[str, Any] = {}
         now = _attributes(callback, found, key)
         # Arrays are not compared: an attribute that holds one counts as changed.
         with_arrays = {name.split("/")[2] for name in found}
-        changed = {name: value for name, value in now.items() if name in with_arrays or before.get(name, _ABSENT) != value}
+        known |= {name for name, value in now.items() if name in with_arrays or before.get(name, _ABSENT) != value}
         arrays.update(found)
-        state: dict[str, Any] = {"attributes": changed}
+        state: dict[str, Any] = {"attributes": now, "configuration": sorted(now.keys() - known)}
         if isinstance(callback, keras.callbacks.CSVLogger):
             state["csv"] = {"base": self._csv_base[id(callback)], "rows": _read_from(callback.filename, self._csv_base[id(callback)])}
         return state
@@ -58,22 +65,27 @@ class CallbackStates:
             if "csv" in state:
                 self._csv_base[id(callback)] = state["csv"]["base"]
                 _rewind(callback.filename, state["csv"]["base"], state["csv"]["rows"])
+                self._appends[id(callback)] = callback.append
                 callback.append = True
 
     def after_train_begin(self, saved: Sequence[Mapping[str, Any]]) -> None:
         """Undo what `before_train_begin` had to change on the callbacks."""
         for callback, state in self._matched(saved):
             if "csv" in state:
-                before = self._before[self._callbacks.index(callback)]
-                callback.append = bool(before.get("append", False))
+                callback.append = self._appends[id(callback)]
 
     def apply(self, saved: Sequence[Mapping[str, Any]], arrays: Mapping[str, Any]) -> None:
         """Put every callback's state back; lists, dicts and sets in place, so that whoever else holds them sees it."""
         for callback, state in self._matched(saved):
             if "state" in state:
                 callback.set_state(plain.decode(state["state"], arrays))
+            index = self._callbacks.index(callback)
+            before, configuration = self._before[index], set(state.get("configuration", ()))
+            self._changed[index] |= state.get("attributes", {}).keys() - configuration
             for name, value in state.get("attributes", {}).items():
-                _set(callback, name, plain.decode(value, arrays))
+                # Also what equals its first value: on_train_begin may have changed it.
+                chosen = before.get(name, value) if name in configuration else value
+                _set(callback, name, plain.decode(chosen, arrays))
 
     def warn_of_changes(self, saved: Sequence[Mapping[str, Any]]) -> None:
         """One warning if the program's callbacks are not those of the checkpoint."""
@@ -107,12 +119,24 @@ def _class_name(callback: Any) -> str:
     return f"{type(callback).__module__}.{type(callback).__qualname__}"
 
 
+def _own_state(callback: Any, arrays: MutableMapping[str, Any], key: str) -> Any:
+    try:
+        return plain.encode(callback.get_state(), arrays, key)
+    except plain.OpaqueError as error:
+        raise ConfigurationError(
+            f"get_state() of {_class_name(callback)} returned {error}. "
+            "Return plain data: numbers, strings, arrays, and lists and dicts of them."
+        ) from error
+
+
 def _has_own_state(callback: Any) -> bool:
     return callable(getattr(callback, "get_state", None)) and callable(getattr(callback, "set_state", None))
 
 
 def _attributes(callback: Any, arrays: MutableMapping[str, Any], key: str) -> dict[str, Any]:
     skipped = _KERAS_OWN | (_MONITOR_OWN if _is_monitor(callback) else set())
+    if isinstance(callback, keras.callbacks.CSVLogger):
+        skipped |= _CSV_OWN
     # Keras' own callbacks replace arrays (EarlyStopping's best weights) and never write into them.
     copy = not type(callback).__module__.startswith("keras.")
     found = {}
@@ -132,7 +156,9 @@ def _is_monitor(callback: Any) -> bool:
 
 def _set(callback: Any, name: str, value: Any) -> None:
     current: Any = getattr(callback, name, None)
-    if type(current) is type(value) is list:
+    if callable(getattr(current, "assign", None)):  # a variable of the callback's own
+        current.assign(value)
+    elif type(current) is type(value) is list:
         current[:] = value
     elif type(current) is type(value) and isinstance(value, (dict, set)):
         current.clear()

@@ -20,6 +20,9 @@ _MAX_DEPTH = 32
 _BIT_GENERATORS = {"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"}
 
 
+_FACTORIES: dict[str, Any] = {"int": int, "float": float, "list": list, "dict": dict, "set": set, "str": str}
+
+
 class OpaqueError(TypeError):
     """The value is not plain data; the message names the type."""
 
@@ -45,7 +48,7 @@ class _Encoder:
         self._arrays = arrays
         self._copy = copy
 
-    def encode(self, value: Any, key: str, depth: int) -> Any:
+    def encode(self, value: Any, key: str, depth: int) -> Any:  # noqa: C901  one case a type
         if value is None or type(value) in (bool, int, float, str):
             return value
         if depth > _MAX_DEPTH:
@@ -60,8 +63,14 @@ class _Encoder:
             return {_TAG: "deque", "v": self._items(value, key, depth), "n": value.maxlen}
         if kind in (dict, collections.OrderedDict):
             return {_TAG: kind.__name__, "v": [self._items(pair, f"{key}/{i}", depth) for i, pair in enumerate(value.items())]}
+        if kind is collections.Counter:
+            return {_TAG: "Counter", "v": self.encode(dict(value), key, depth)}
+        if kind is collections.defaultdict and value.default_factory in _FACTORIES.values():
+            return {_TAG: "defaultdict", "f": value.default_factory.__name__, "v": self.encode(dict(value), key, depth)}
         if kind is np.ndarray:
             return self._array(value, key)
+        if _is_tensor(value):
+            return self._array(np.array(value), key)
         return _encode_leaf(value)
 
     def _items(self, items: Any, key: str, depth: int) -> list[Any]:
@@ -72,6 +81,11 @@ class _Encoder:
             raise OpaqueError(f"an array of dtype {value.dtype}")
         self._arrays[key] = value.copy() if self._copy else value
         return {_TAG: "array", "k": key}
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether it is some framework's tensor or variable; it comes back as an array."""
+    return not isinstance(value, np.generic) and all(hasattr(value, name) for name in ("__array__", "dtype", "shape"))
 
 
 def _encode_leaf(value: Any) -> Any:
@@ -157,6 +171,8 @@ _DECODERS: dict[Any, Any] = {
     "deque": lambda v, a: collections.deque(decode(v["v"], a), v["n"]),
     "dict": lambda v, a: dict(decode(v["v"], a)),
     "OrderedDict": lambda v, a: collections.OrderedDict(decode(v["v"], a)),
+    "Counter": lambda v, a: collections.Counter(decode(v["v"], a)),
+    "defaultdict": lambda v, a: collections.defaultdict(_FACTORIES[v["f"]], decode(v["v"], a)),
     "array": lambda v, a: np.array(a[v["k"]]),
     "scalar": lambda v, a: np.frombuffer(base64.b64decode(v["v"]), dtype=v["d"])[0],
     "bytes": lambda v, a: base64.b64decode(v["v"]),
