@@ -119,11 +119,15 @@ class SaveAsKeras(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_the_file_holds_exactly_what_keras_would_have_saved_at_that_batch(tmp_path, name, dtype):
-    """Training goes on after the capture, in place, and nothing of it gets into the file: variables, optimizer, configuration."""
+def test_the_file_holds_exactly_what_keras_would_have_saved_at_that_batch(tmp_path, monkeypatch, name, dtype):
+    """The file is begun when the epoch is over, and nothing of the later batch is in it: variables, optimizer, configuration."""
+    epoch_over = threading.Event()
+    original = published.publish
+    monkeypatch.setattr(published, "publish", lambda *args: epoch_over.wait(60) and original(*args))
     path, reference = str(tmp_path / name), str(tmp_path / f"keras-{name}")
     weights_only = name.endswith(".h5")
-    fit(build(dtype), ModelCheckpoint(path, save_freq=3, save_weights_only=weights_only), SaveAsKeras(reference, 2), epochs=1)
+    over = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epoch_over.set())
+    fit(build(dtype), ModelCheckpoint(path, save_freq=3, save_weights_only=weights_only), SaveAsKeras(reference, 2), over, epochs=1)
     assert inside(path) == inside(reference)
     assert hidden(tmp_path) == []
 

@@ -71,7 +71,8 @@ def _by_value(name: str, a: Array, b: Array) -> Difference:
         if len(ours):
             differing += len(ours)
             apart = _apart(ours, theirs)
-            total += float(apart.sum())
+            with np.errstate(over="ignore"):  # a sum beyond float64 is infinite, as it would be in Python
+                total += float(apart.sum())
             largest = float(np.maximum(largest, apart.max()))  # np.maximum lets a NaN through, max() may not
             ulp = max(ulp, _ulps(ours, theirs)) if floating else 0
     return Difference(name, "", differing, len(a), largest, total / max(len(a), 1), ulp if floating else None)
