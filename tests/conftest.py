@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -13,3 +14,6 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # A deadline measures the machine, not the code. Derandomised, so that a failure in one run is a failure in the next.
 settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
+
+# A shell's background job ignores SIGINT, and `fit` respects that; the tests of SIGINT need it alive, here and in child processes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
