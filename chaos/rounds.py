@@ -272,11 +272,25 @@ class Round:
         return int(sound[-1].name.removeprefix("step-")) if sound else 0
 
     def _judge_end(self, attempt: int) -> bool:
-        found = oracle.differences(self._reference.outcome, json.loads(self._place.outcome.read_text()))
-        found += oracle.log_differences(self._reference.log, oracle.trained_batches(self._place.log))
+        found = self._differences()
         for difference in found:
             self._problem(attempt, f"the end differs: {difference}")
+        if not found:
+            self._judge_finished(attempt + 1)
         return True
+
+    def _differences(self) -> list[str]:
+        found = oracle.differences(self._reference.outcome, json.loads(self._place.outcome.read_text()))
+        return found + oracle.log_differences(self._reference.log, oracle.trained_batches(self._place.log))
+
+    def _judge_finished(self, attempt: int) -> None:
+        """A finished run is finished: started once more it trains nothing and comes to the same end."""
+        self._place.outcome.unlink()
+        _, code = self._live(attempt, None)
+        if code != 0:
+            self._problem(attempt, f"started again though finished, it ended with {code}: {tail(self._place)}")
+        elif self._trained_by(attempt) or self._differences():
+            self._problem(attempt, "started again though finished, it trained, or came to another end")
 
     def _problem(self, attempt: int, what: str) -> bool:
         self._result.problems.append(f"{self._place.root.name}, attempt {attempt}: {what}")

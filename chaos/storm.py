@@ -23,7 +23,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from chaos import oracle
 from chaos.rounds import FAULTS, Deck, Kill, Place, Reference, Result, Round, undisturbed
@@ -80,7 +80,8 @@ class Storm:
 def table(results: list[Result]) -> Table:
     """Kills by kind: how many, what the process ended with, what they cost."""
     kills = [kill for result in results for kill in result.kills]
-    view = Table("kill", "delivered", "exit codes", "batches trained again, mean", "most", title="kills")
+    title = "kills, and the batches that had to be trained again"
+    view = Table(Column("kill", no_wrap=True), "delivered", "exit codes", "mean", "most", title=title)
     for name in FAULTS:
         mine = [kill for kill in kills if kill.fault == name]
         if mine:
