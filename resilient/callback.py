@@ -143,7 +143,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
             self.progress = Progress(epoch, 0, self.progress.step)
             self._live_saver.submit(self._capture({}, logs={}), must=True)
         self._data.seek(epoch, skip)
-        self._leave_if_asked_before_training()
+        if self._stop.requested:
+            self._leave()
         if skip == 0:
             self._model.reset_metrics()  # a checkpoint at the end of an epoch holds that epoch's
             super().on_epoch_begin(epoch, logs)
@@ -270,10 +271,6 @@ class RunCallbacks(keras.callbacks.CallbackList):
     def capture_final(self, metrics: Mapping[str, Any]) -> Snapshot:
         """The state after on_train_end: what fit leaves behind."""
         return self._capture(metrics, logs={}, final=True)
-
-    def _leave_if_asked_before_training(self) -> None:
-        if self._stop.requested:
-            raise StopTraining(self.progress, durable=self._live_saver.durable == self.progress)
 
     def _leave(self) -> None:
         notice = self._stop.notice

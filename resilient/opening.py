@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from resilient.callback import Resume
-from resilient.errors import CheckpointCorruptError, ConfigurationError
-from resilient.journal import Journal
+from resilient.errors import CheckpointCorruptError
+from resilient.journal import Journal, read
 from resilient.saver import Line
 from resilient.store import Checkpoint, Store
 
@@ -53,6 +53,7 @@ class Opening:
         manifests = self._store.manifests()
         sequence = max([m.sequence for m in manifests] + ([final.manifest.sequence] if final else []), default=0)
         if checkpoint is None:
+            self._warn_of_lost_checkpoints()
             return Start(None, None, Line(uuid.uuid4().hex, sequence, abandons=bool(manifests)), fresh_settings())
         manifest = checkpoint.manifest
         if final is not None and (final.manifest.run_id != manifest.run_id or final.manifest.sequence <= manifest.sequence or sent_back):
@@ -72,14 +73,12 @@ class Opening:
         """The checkpoint to go on from, and whether newer ones of the line are given up by that."""
         if self._resume is False:
             return None, True
+        # A step is read first: if it is damaged the caller hears of it, and nothing has been moved.
+        named = self._store.load(self._resume) if isinstance(self._resume, int) else None
         latest = self._store.latest(self._quarantined)
-        if self._resume == "latest" or (self._resume == "best" and latest is None):
+        if self._resume == "latest" or latest is None:
             return latest, False
-        if latest is None:
-            raise ConfigurationError(
-                f'resume={self._resume} names a step, and {self._store.directory} has no checkpoint. Use resume="latest".'
-            )
-        chosen = self._best() if self._resume == "best" else self._store.load(int(self._resume))
+        chosen = named or self._best()
         finished = (
             final is not None and final.manifest.run_id == latest.manifest.run_id and final.manifest.sequence > latest.manifest.sequence
         )
@@ -102,6 +101,16 @@ class Opening:
             self._store.quarantine("final", str(error))
             self._quarantined("final", str(error))
             return None
+
+    def _warn_of_lost_checkpoints(self) -> None:
+        """Beginning anew where a run has saved before is rarely what was meant: a wrong mount, a directory deleted by mistake."""
+        saved = [] if self._resume is False else [event for event in read(self._store.directory) if event["event"] == "saved"]
+        if saved:
+            warnings.warn(
+                f"The journal in {self._store.directory} tells of a checkpoint of step {saved[-1].get('step')}, and there is none now: "
+                "training starts afresh. If that is not meant, stop it and put the checkpoints back.",
+                stacklevel=2,
+            )
 
     def _quarantined(self, name: str, reason: str) -> None:
         self._journal.append("quarantined", name=name, reason=reason)

@@ -83,14 +83,20 @@ class Auto:
 
 @dataclasses.dataclass(frozen=True)
 class Backoff:
-    """Waiting times between attempts to write: `first` seconds, doubled each time up to `longest`; `attempts` in all."""
+    """Waiting times between attempts to write: `first` seconds, doubled each time up to `longest`; `attempts` in all.
+
+    Where somebody waits against a deadline, every `urgent` seconds until then.
+    """
 
     first: float = 0.5
     longest: float = 30.0
     attempts: int = 5
+    urgent: float = 0.2
 
-    def wait(self, failures: int) -> float | None:
-        """Seconds to wait after this many failures in a row, None if it is time to give up."""
+    def wait(self, failures: int, *, hurry: bool = False) -> float | None:
+        """Seconds to wait after this many failures in a row, None if it is time to give up; the deadline decides that in a `hurry`."""
+        if hurry:
+            return self.urgent
         if failures >= self.attempts:
             return None
         return float(min(self.longest, self.first * 2 ** (failures - 1)))

@@ -17,7 +17,7 @@ import keras
 from resilient import keras_private
 from resilient.callback import PhaseDone, Resume, RunCallbacks, StopTraining
 from resilient.data import ROWS, ArrayInput, EpochPlan
-from resilient.errors import EXIT_PREEMPTED, CheckpointMismatchError
+from resilient.errors import EXIT_PREEMPTED, CheckpointMismatchError, ConfigurationError
 from resilient.journal import Journal
 from resilient.manifest import Progress
 from resilient.model_checkpoint import ModelCheckpoint
@@ -182,9 +182,18 @@ class Run:
         if found:
             raise mismatch(found, str(self._store.directory))
         state.check(start.checkpoint.tensors, str(self._store.directory))
+        self._check_epochs(start)
         self._check_environment(start.checkpoint.manifest.state["environment"], now)
         if not self._is_finished(start):
             state.callbacks.warn_of_changes(start.checkpoint.manifest.state["callbacks"])
+
+    def _check_epochs(self, start: Start) -> None:
+        at, epochs = start.checkpoint.manifest.progress if start.checkpoint else None, self._arguments.epochs
+        if at is not None and not self._is_finished(start) and (at.epoch, at.batch) > (epochs, 0):
+            raise ConfigurationError(
+                f"epochs={epochs} is less than what the run in {self._store.directory} has trained (epoch {at.epoch}, batch {at.batch}). "
+                f"Pass at least {at.epoch + (at.batch > 0)}, or resume= an earlier step."
+            )
 
     def _check_environment(self, saved: Mapping[str, Any], now: dict[str, Any]) -> None:
         now = environment.reapply(saved, now)

@@ -68,7 +68,7 @@ class Writer(Generic[T]):
     def wait(self, deadline: float | None = None) -> bool:
         """Wait until everything submitted is durable. False if `deadline` (monotonic seconds) came first or writing has given up."""
         with self._changed:
-            self._hurry = True
+            self._hurry = deadline is not None
             self._changed.notify_all()
             while (self._waiting is not None or self._busy) and self._broken is None:
                 left = None if deadline is None else deadline - time.monotonic()
@@ -117,13 +117,12 @@ class Writer(Generic[T]):
         """Wait before the same snapshot is tried again; False where a newer one takes its place or it is time to give up."""
         self._failures += 1
         self._on_failure(error, self._failures)
-        pause = self._backoff.wait(self._failures)
         with self._changed:
+            hurried = self._hurry
+            pause = self._backoff.wait(self._failures, hurry=hurried)
             if pause is None:
                 self._broken = error
                 self._waiting = None
                 return False
-            self._changed.wait_for(lambda: self._closing or self._waiting is not None or self._hurry, pause)
-            if self._hurry and self._waiting is None:
-                self._changed.wait_for(lambda: self._closing, min(pause, 0.2))  # somebody waits: short breaks only
+            self._changed.wait_for(lambda: self._closing or self._waiting is not None or self._hurry != hurried, pause)
             return not self._closing and self._waiting is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -331,8 +332,6 @@ def test_restore_gives_a_model_the_weights_of_a_checkpoint(tmp_path: Path) -> No
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """No thread, no open file, no handler, no temporary file after fit."""
-    import threading
-
     before = (len(os.listdir("/proc/self/fd")), {t.name for t in threading.enumerate()}, signal.getsignal(signal.SIGTERM))
     train(tmp_path)
     resilient_threads = {t.name for t in threading.enumerate() if t.name.startswith("resilient")}
@@ -355,8 +354,6 @@ def test_rows_that_stood_in_an_appended_csv_before_the_run_stay(tmp_path: Path) 
 
 def test_fit_outside_the_main_thread_says_that_signals_do_not_reach_it(tmp_path: Path) -> None:
     """And trains all the same."""
-    import threading
-
     found = []
     thread = threading.Thread(target=lambda: found.append(train(tmp_path)))
     thread.start()
@@ -468,3 +465,80 @@ def test_sigterm_after_an_interrupt_still_has_its_deadline() -> None:
     stop.request(Notice("SIGTERM", 5.0))
     stop.request(Notice("SIGTERM", 9.0))
     assert stop.notice == Notice("SIGTERM", 5.0)
+
+
+def test_a_second_sigterm_while_leaving_changes_nothing(tmp_path: Path) -> None:
+    """It is neither lost work nor a second call of the program's handler."""
+    called = []
+
+    def own(number: int, frame: Any) -> None:
+        called.append(number)
+        if len(called) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # arrives while fit is on its way out
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with pytest.raises(resilient.PreemptedError):
+            train(tmp_path, callbacks=[StopAt("on_train_batch_end", 2)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert called == [signal.SIGTERM]
+
+
+def test_a_stop_between_two_epochs_is_said_to_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the epoch before may still be on its way to the disk: leaving waits for it."""
+    from resilient.data import ArrayInput
+    from resilient.store import Store
+
+    commit, seek, stopped = Store.commit, ArrayInput.seek, threading.Event()
+
+    def slow(self: Any, manifest: Any, files: Any) -> Any:
+        if manifest.progress.step == 5:
+            stopped.wait(10)
+        return commit(self, manifest, files)
+
+    def seek_and_stop(self: Any, epoch: int, batch: int) -> None:
+        seek(self, epoch, batch)
+        if epoch == 1:  # the epoch before is submitted and not yet written
+            os.kill(os.getpid(), signal.SIGTERM)
+            stopped.set()
+
+    monkeypatch.setattr(Store, "commit", slow)
+    monkeypatch.setattr(ArrayInput, "seek", seek_and_stop)
+    with pytest.raises(resilient.PreemptedError, match="its state is on disk"):
+        train(tmp_path)
+    left = events(tmp_path, "preempted")[-1]
+    assert left["saved"] is True and left["resume_step"] == 5
+
+
+def test_fewer_epochs_than_are_trained_are_refused(tmp_path: Path) -> None:
+    """The state in the middle of a later epoch is not the end of an earlier one."""
+    with contextlib.suppress(resilient.PreemptedError):
+        train(tmp_path, epochs=3, callbacks=[StopAt("on_train_batch_end", 7)])
+    with pytest.raises(resilient.ConfigurationError, match=r"epochs=1 is less .*epoch 1, batch 2.*at least 2"):
+        train(tmp_path, epochs=1, callbacks=[StopAt("never", 0)])
+
+
+def test_a_damaged_step_that_was_asked_for_is_an_error_and_stays(tmp_path: Path) -> None:
+    """Nothing is moved, and the message says what to do."""
+    with contextlib.suppress(resilient.PreemptedError):
+        train(tmp_path, epochs=3, callbacks=[StopAt("on_train_batch_end", 7)])
+    newest = resilient.checkpoints(tmp_path)[-1]
+    (newest.path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(resilient.CheckpointCorruptError, match=r"step-0+7 is damaged.*Use another step"):
+        train(tmp_path, epochs=3, resume=7, callbacks=[StopAt("never", 0)])
+    assert newest.path.is_dir()
+    with pytest.raises(resilient.ConfigurationError, match="no checkpoint of step 3"):
+        train(tmp_path, epochs=3, resume=3, callbacks=[StopAt("never", 0)])
+
+
+def test_checkpoints_that_vanished_are_missed(tmp_path: Path) -> None:
+    """A fresh start in a directory whose journal tells of saves is warned about; with resume=False it is what was asked for."""
+    import shutil
+
+    train(tmp_path, epochs=1)
+    shutil.rmtree(tmp_path / "checkpoints")
+    shutil.rmtree(tmp_path / "final")
+    with pytest.warns(UserWarning, match="tells of a checkpoint of step 5"):
+        train(tmp_path, epochs=1)
+    train(tmp_path, epochs=1, resume=False)

@@ -14,7 +14,7 @@ from resilient.errors import StorageError
 from resilient.policy import Auto, Backoff, Costs, EveryBatches, EveryEpoch, EverySeconds, Since
 from resilient.writer import Writer
 
-FAST = Backoff(first=0.001, longest=0.001)
+FAST = Backoff(first=0.001, longest=0.001, urgent=0.001)
 
 
 class Disk:
@@ -97,6 +97,17 @@ def test_too_many_failures_in_a_row_end_the_writing_with_an_error():
         writer.submit(2)
     writer.close()
     assert disk.written == []
+
+
+def test_against_a_deadline_it_is_tried_until_then():
+    """An emergency save has its whole grace period, not five attempts."""
+    disk = Disk()
+    disk.errors = [StorageError(f"full {n}") for n in range(20)]
+    writer = Writer(disk.commit, disk.failed, Backoff(first=60.0, urgent=0.001))
+    writer.submit(1)
+    assert writer.wait(time.monotonic() + 30)
+    writer.close()
+    assert disk.written == [1] and disk.failures[-1] == 20
 
 
 def test_waiting_ends_at_the_deadline():

@@ -56,6 +56,7 @@ class Watch:
         self._leave = leave
         self._previous: dict[signal.Signals, Any] = {}
         self._received: list[signal.Signals] = []
+        self._acted = False
         self._interrupts = 0
         self._hard_deadline: float | None = None
         self._closed = False
@@ -101,11 +102,12 @@ class Watch:
         self._thread.join()
         self._reader.close()
         self._writer.close()
-        if self._received:  # nobody acted on it any more: the program must not go on as if it had not come
+        if self._received and not self._acted:  # came too late for the loop: the program must not go on as if it had not come
             os.kill(os.getpid(), self._received[0])
 
     def call_previous_handlers(self) -> None:
         """Call the program's own handlers for the signals that came, once each; only when the state is safe on disk."""
+        self._acted = True  # one more of them while we leave changes nothing
         received, self._received = self._received, []
         for number in dict.fromkeys(received):
             previous = self._previous.get(number)
