@@ -202,6 +202,7 @@ def test_a_second_process_is_refused_while_the_first_one_lives_and_not_after_its
     assert code == 1 and f"{first.pid}" in errors and "RunLockedError" in errors
     first.kill()
     first.wait()
-    third = start(tmp_path, 'arguments["epochs"] = 1')
+    third = start(tmp_path, "SLOW = 0.0")  # to the end that the first one was to reach
     processes.append(third)
     assert end(third)[0] == 0
+    assert last(tmp_path, "finished")["epoch"] == 50
