@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import batch_order
+from benchmarks import array_fit, batch_order
 
 batch_order.main()
+array_fit.main()
