@@ -1,8 +1,12 @@
 # Everything here needs Python 3.11 or newer, make and access to PyPI; nothing has to be installed before.
+comma  := ,
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+# Extras to install beside those that the tests need, such as ",jax,torch,grain": what is missing is skipped, and pytest says so.
+EXTRAS ?=
+PINS   ?=
+STAMP  := $(VENV)/.installed$(subst $(comma),-,$(EXTRAS))
 KILLS  ?= 200
 SEED   ?= 1
 JOBS   ?= 2
@@ -21,7 +25,7 @@ $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No python3.11 and no python3 on PATH: install Python 3.11 or newer."; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: set PYTHON=/path/to/python3.11."; exit 1; }
 	@"$(PYTHON)" -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment: on Debian and Ubuntu, apt install python3-venv."; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[tensorflow-cpu,report,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[tensorflow-cpu,report,dev$(EXTRAS)]" $(PINS)
 	@touch $(STAMP)
 
 demo: $(STAMP)  ## train, then train again while being killed, and compare

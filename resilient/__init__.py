@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resilient.auditing import Finding
     from resilient.errors import (
         CheckpointCorruptError,
         CheckpointMismatchError,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         RunLockedError,
         StorageError,
     )
+    from resilient.examining import audit
     from resilient.fitting import fit
     from resilient.keep import Keep
     from resilient.manifest import CheckpointInfo
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "resilient.auditing": ("Finding",),
     "resilient.errors": (
         "CheckpointCorruptError",
         "CheckpointMismatchError",
@@ -40,6 +43,7 @@ _HOMES = {
         "RunLockedError",
         "StorageError",
     ),
+    "resilient.examining": ("audit",),
     "resilient.fitting": ("fit",),
     "resilient.keep": ("Keep",),
     "resilient.manifest": ("CheckpointInfo",),
@@ -53,6 +57,7 @@ __all__ = [
     "CheckpointInfo",
     "CheckpointMismatchError",
     "ConfigurationError",
+    "Finding",
     "Keep",
     "ModelCheckpoint",
     "Preempted",
@@ -61,6 +66,7 @@ __all__ = [
     "RunInUseError",
     "RunLockedError",
     "StorageError",
+    "audit",
     "checkpoints",
     "fit",
     "restore",

@@ -14,13 +14,15 @@ from typing import Any
 import keras
 
 from resilient import keras_private
-from resilient.data import ArrayInput, EpochPlan, Phase
+from resilient.data import EpochPlan, Input, Phase
 from resilient.errors import ConfigurationError
 from resilient.manifest import Progress
 from resilient.monitor import Monitor
 from resilient.preemption import StopRequest
 from resilient.saver import Saver, Snapshot
 from resilient.state import State, plain
+
+DATA_FILE = "data.safetensors"
 
 
 class PhaseDone(BaseException):
@@ -49,6 +51,11 @@ class Resume:
         """The logs of the batch or epoch that ended there."""
         return dict(plain.decode(self.meta["logs"], {}))
 
+    def position(self, name: str) -> dict[str, Any]:
+        """The saved position of the training or validation data; {} where it needs none."""
+        saved = self.meta.get("data", {}).get(name, {})
+        return dict(plain.decode(saved, self.tensors.get(DATA_FILE, {})))
+
     @property
     def stopped(self) -> bool:
         """Whether a callback had asked Keras to stop training."""
@@ -61,6 +68,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
     Args:
         callbacks: the caller's.
         model, data, plan, state, monitor, stop: of the run.
+        validation: the validation data where it has a position of its own, None where Keras needs no help with it.
         params: what Keras tells callbacks (`epochs`, `steps`, `verbose`).
         progress: where the run stands.
         resume: the checkpoint to apply in the first epoch, None for a fresh run.
@@ -72,7 +80,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
         callbacks: Any,
         *,
         model: Any,
-        data: ArrayInput,
+        data: Input,
+        validation: Input | None,
         plan: EpochPlan,
         monitor: Monitor,
         stop: StopRequest,
@@ -84,6 +93,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
         members = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks
         super().__init__(members, add_history=True, add_progbar=params["verbose"] != 0, model=model, **params)
         self._data = data
+        self._validation = validation
+        self._ended_by_us = False
         self._plan = plan
         self._monitor = monitor
         self._stop = stop
@@ -117,7 +128,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         """Announce the next call of Model.fit; None: it trains nothing and only ends the run."""
         self._phase, self._more = phase, more
         if phase is not None:
-            self._data.announce(max(1, phase.count))
+            self._data.announce(None if phase.count is None else max(1, phase.count))
 
     # -- training --------------------------------------------------------------------------------------------------------------
 
@@ -164,17 +175,37 @@ class RunCallbacks(keras.callbacks.CallbackList):
         self._last_logs = logs
         self._count(batch)
         stopping = self._stop.requested
+        length = self._data.epoch_length(self.progress.epoch)
         # The last batch's checkpoint would be replaced by the epoch's own at once.
-        last = self.progress.batch >= self._plan.span(self.progress.epoch).count
+        last = length is not None and self.progress.batch >= length
         if stopping or (not last and self._live_saver.due(self.progress.step)):
             snapshot = self._capture(keras_private.pythonify_logs(logs), logs=logs)
             self._live_saver.submit(snapshot)
             if stopping:
                 self._leave()
             self._live_saver.tell()
+        if last:
+            self._end_batches()
+
+    def _end_batches(self) -> None:
+        """Have Keras end the epoch here where it does not know that this was the last batch.
+
+        Left to itself it would find out by one more step, which fails but moves the optimizer's count and the dropout seeds.
+        """
+        count = self._phase.count if self._phase is not None else None
+        known = count is not None and self.progress.batch - self._offset >= count
+        if not known and not self._model.stop_training:
+            self._ended_by_us = self._model.stop_training = True
+
+    def _batches_ended(self) -> None:
+        """The first moment after the epoch's last batch."""
+        if self._ended_by_us:
+            self._ended_by_us = self._model.stop_training = False
+        self._data.end_epoch()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Always saved. Leaves Model.fit where the rest of a broken epoch was all it had to do."""
+        self._batches_ended()
         logs = keras_private.pythonify_logs(logs)
         shown = dict(logs)
         for callback in self.callbacks:
@@ -200,18 +231,33 @@ class RunCallbacks(keras.callbacks.CallbackList):
 
     def on_test_begin(self, logs: Any = None) -> None:
         """The training metrics of the epoch can be captured here and, since Keras resets them next, nowhere later."""
+        self._batches_ended()
         shown = keras_private.pythonify_logs(self._model.get_metrics_result())
         # Keras takes the last batch's logs for the epoch's where they are not the metrics (a custom train_step).
         self._pending = self._capture(shown, logs=self._last_logs)
         if self._live_saver.due(self.progress.step):
             self._live_saver.submit(self._pending)
         self._leave_validation_if_asked()
+        if self._validation is not None:
+            self._validation.seek(self.progress.epoch, 0)
         super().on_test_begin(logs)
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """A stop in validation saves the moment before it: training is not repeated, validation is."""
         super().on_test_batch_end(batch, logs)
+        if self._validation is not None:
+            length = self._validation.epoch_length(self.progress.epoch)
+            done = batch + 1 if length is None else min(batch + 1, length)
+            self._validation.trained(done)
+            if done == length:
+                self._model.stop_evaluating = True  # see _end_batches
         self._leave_validation_if_asked()
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """The validation data's pass is over."""
+        if self._validation is not None:
+            self._validation.end_epoch()
+        super().on_test_end(logs)
 
     def _leave_validation_if_asked(self) -> None:
         if self._stop.requested and self._pending is not None:
@@ -235,7 +281,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
     @property
     def _phantom(self) -> bool:
         """Whether the epoch has no batches left, so that the one Keras insists on is not real."""
-        return self._phase is not None and self._phase.count <= 0 and self.progress.epoch == self._phase.first
+        phase = self._phase
+        return phase is not None and phase.count is not None and phase.count <= 0 and self.progress.epoch == phase.first
 
     @property
     def _offset(self) -> int:
@@ -247,17 +294,27 @@ class RunCallbacks(keras.callbacks.CallbackList):
     def _count(self, batch: int) -> None:
         epoch, before, step = self.progress.epoch, self.progress.batch, self.progress.step
         # With several steps per execution the last one may be shorter than Keras' count of it.
-        done = min(batch + self._offset + 1, self._plan.span(epoch).count)
+        length = self._data.epoch_length(epoch)
+        done = batch + self._offset + 1 if length is None else min(batch + self._offset + 1, length)
         self.progress = Progress(epoch, done, step + done - before)
+        self._data.trained(done)
         self._trained_here = True
 
     def _restore(self) -> None:
         if self._resume is None:
             return
         resume, self._resume = self._resume, None if self._phase is not None else self._resume
+        if self._phase is not None:
+            for name, data in self._inputs():
+                data.restore(resume.position(name))
+        # The generators come last: finding the data's position may draw from them.
         self._live_state.apply(resume.tensors, resume.meta)
         self._model.stop_training = resume.stopped
         self._on_restored()
+
+    def _inputs(self) -> list[tuple[str, Input]]:
+        validation = [] if self._validation is None else [("validation", self._validation)]
+        return [("training", self._data), *validation]
 
     def _capture(self, metrics: Mapping[str, Any], *, logs: Any, score: float | None = None, final: bool = False) -> Snapshot:
         meta = {
@@ -265,8 +322,11 @@ class RunCallbacks(keras.callbacks.CallbackList):
             "stop_training": bool(self._model.stop_training),
             "monitor": self._monitor.record,
         }
+        arrays: dict[str, Any] = {}
+        meta["data"] = {name: plain.encode(data.position(), arrays, name) for name, data in self._inputs()}
         floats = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
-        return self._live_saver.capture(self.progress, floats, meta, score=score, mode=self._monitor.mode, final=final)
+        files = {DATA_FILE: arrays} if arrays else {}
+        return self._live_saver.capture(self.progress, floats, meta, files, score=score, mode=self._monitor.mode, final=final)
 
     def capture_final(self, metrics: Mapping[str, Any]) -> Snapshot:
         """The state after on_train_end: what fit leaves behind."""

@@ -10,14 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import keras
-
 from resilient import settings as settings_module
-from resilient.data import ArrayInput, accepts, split
 from resilient.errors import ConfigurationError, Preempted, PreemptedError, ResilientError, RunInUseError
+from resilient.inputs import Data, check_model, inputs_of
 from resilient.journal import Journal
 from resilient.keep import Keep
-from resilient.run import Arguments, Preemption, Run
+from resilient.program import Arguments
+from resilient.run import Preemption, Run
 from resilient.settings import DEFAULT_SIGNALS, Settings
 from resilient.store import RunLock, Store
 
@@ -76,7 +75,7 @@ def fit(  # noqa: D417, PLR0917  the arguments of Model.fit, in its order, descr
         on_preempt: "exit" raises `Preempted` (SystemExit 75), "raise" `PreemptedError`, "return" returns the History so far.
         signals: which signals ask for save-and-stop.
         grace: how long after a signal the process may still live, a duration; None: 15 s.
-        exact: "warn" or "require": what happens where the result cannot be exact.
+        exact: "warn" or "require": what happens where the result cannot be exact (see `resilient.audit`).
 
     Returns:
         `keras.callbacks.History` of the whole run, with `preempted` (bool).
@@ -94,9 +93,12 @@ def fit(  # noqa: D417, PLR0917  the arguments of Model.fit, in its order, descr
             directory=directory, resume=resume, save_every=save_every, keep=keep, monitor=monitor, mode=mode, seed=seed,
             on_preempt=on_preempt, signals=signals, grace=grace, exact=exact,
         )  # fmt: skip
-        _check_model(model)
-        if validation_split and validation_data is None and accepts(x, y, sample_weight):
-            (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
+        check_model(model)
+        given = Data(
+            x, y, sample_weight, class_weight, shuffle, batch_size, steps_per_epoch,
+            validation_split, validation_data, validation_batch_size, validation_steps,
+        )  # fmt: skip
+        inputs = inputs_of(model, given)
         arguments = Arguments(
             epochs=_count("epochs", epochs),
             initial_epoch=_count("initial_epoch", initial_epoch),
@@ -104,22 +106,14 @@ def fit(  # noqa: D417, PLR0917  the arguments of Model.fit, in its order, descr
             verbose=verbose,
             callbacks=callbacks,
             steps_per_epoch=steps_per_epoch,
-            validation_data=validation_data,
+            validation_data=inputs.validation_data,
+            validation=inputs.validation,
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size or batch_size,
-            validation_freq=validation_freq,
+            validation_freq=_validation_freq(validation_freq),
         )
-        data = _input(x, y, sample_weight, class_weight, shuffle, arguments)
         with _owned(chosen) as (store, journal):
-            return _train(Run(model, data, arguments, chosen, store, journal), chosen)
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise ConfigurationError(f"model is a {type(model).__name__}. Pass a compiled keras.Model.")
-    if keras.backend.backend() != "tensorflow":
-        raise ConfigurationError(f"KERAS_BACKEND is {keras.backend.backend()!r}. resilient.fit needs the TensorFlow backend.")
-    model._assert_compile_called("fit")
+            return _train(Run(model, inputs.training, arguments, chosen, store, journal), chosen)
 
 
 def _count(name: str, value: Any) -> int:
@@ -128,25 +122,10 @@ def _count(name: str, value: Any) -> int:
     return value
 
 
-def _input(x: Any, y: Any, sample_weight: Any, class_weight: Any, shuffle: Any, arguments: Arguments) -> ArrayInput:
-    if not accepts(x, y, sample_weight):
-        raise ConfigurationError(
-            f"x is a {type(x).__module__}.{type(x).__qualname__}, which is not an in-memory input. "
-            "Pass NumPy arrays, tensors, pandas objects, or dicts and lists of them."
-        )
-    for name in ("batch_size", "steps_per_epoch", "validation_batch_size", "validation_steps"):
-        value = getattr(arguments, name)
-        if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__") or value < 1):
-            raise ConfigurationError(f"{name}={value!r} is not accepted. Pass an integer of at least 1, or None.")
-    freq = arguments.validation_freq
-    if not (hasattr(freq, "__index__") and freq >= 1) and not isinstance(freq, (list, tuple, set, range)):
-        raise ConfigurationError(f"validation_freq={freq!r} is not accepted. Pass an integer of at least 1, or a list of epochs.")
-    if shuffle not in (True, False, "batch"):
-        raise ConfigurationError(f'shuffle={shuffle!r} is not accepted. Pass True, False or "batch".')
-    return ArrayInput(
-        x, y, sample_weight,
-        batch_size=arguments.batch_size, steps_per_epoch=arguments.steps_per_epoch, shuffle=shuffle, class_weight=class_weight,
-    )  # fmt: skip
+def _validation_freq(value: Any) -> Any:
+    if not (hasattr(value, "__index__") and value >= 1) and not isinstance(value, (list, tuple, set, range)):
+        raise ConfigurationError(f"validation_freq={value!r} is not accepted. Pass an integer of at least 1, or a list of epochs.")
+    return value
 
 
 @contextmanager

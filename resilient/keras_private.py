@@ -5,42 +5,93 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
+
+import keras
 
 # What `Model.save` writes, in its layout, from a snapshot taken earlier: the public functions read the live model and write at once.
 from keras.src.saving import saving_lib
 
 # fit() accepts an instance of DataAdapter as `x`; the class for arrays already validates x, y, sample_weight and class_weight, and the
 # slicing module knows every array-like input (pandas, sparse, other frameworks' tensors). There is no public way to hand over an order.
-from keras.src.trainers.data_adapters import array_slicing
+from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils, is_grain_dataset, is_tf_dataset, is_torch_dataloader
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+
+# A PyDataset's workers (threads and processes) and the checks of what it returns are Keras' own.
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+
+# The class weights of a dataset are mapped onto it there.
+from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
 # CallbackList hands callbacks floats instead of tensors; the checkpoint has to hold the very same numbers.
 from keras.src.utils.python_utils import pythonify_logs
 
 __all__ = [
     "ArrayDataAdapter",
+    "DataAdapter",
+    "PyDatasetAdapter",
+    "TFDatasetAdapter",
     "array_slicing",
     "can_convert_arrays",
     "clear_initial_epoch",
+    "converted_tf_batches",
+    "dataset_of",
     "eager_op_seeds",
     "find_global_seed_generator",
     "global_generator",
+    "handed_over",
+    "is_grain_dataset",
+    "is_tf_dataset",
+    "is_torch_dataloader",
+    "iterator_state",
     "make_global_seed_generator",
+    "python_batches",
     "pythonify_logs",
+    "restore_iterator",
     "saving_lib",
     "saving_walk",
     "set_eager_op_seeds",
+    "stateful_ops_of",
+    "strategy_of",
+    "strategy_scope",
     "symbolic_build",
+    "tensor_spec",
+    "torch_dataloader",
 ]
 
 
-def symbolic_build(model: Any, batch: tuple[Any, Any, Any]) -> None:
+def symbolic_build(model: Any, batch: tuple[Any, Any, Any], spec: Any = None) -> None:
     """Create the variables of model, loss, metrics and optimizer without training a batch.
 
     fit() does this itself under a distribution strategy; without one it builds in the first batch, which is too late to restore into.
+    Keras does it by calling the model. A model with a train_step of its own need not have a `call`: then its train_step is traced.
+
+    Args:
+        model: a compiled model.
+        batch: (x, y, sample_weight) of anything with shapes and dtypes.
+        spec: of the batches as TensorFlow's specification; None where tracing is not to be had.
     """
-    model._symbolic_build(data_batch=batch)
+    try:
+        model._symbolic_build(data_batch=batch)
+    except Exception:  # the program's own code runs here
+        if spec is None or type(model).train_step is keras.Model.train_step:
+            raise
+        import tensorflow as tf
+
+        tf.function(model.train_step).get_concrete_function(spec)
+
+
+def strategy_of(model: Any) -> Any | None:
+    """The `tf.distribute` strategy that the model was made under, None for none; asking the public property would set one."""
+    return getattr(model, "_distribute_strategy", None)
+
+
+def strategy_scope(model: Any) -> Any:
+    """The scope in which the model's variables have to be made."""
+    strategy = strategy_of(model)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def clear_initial_epoch(model: Any) -> None:
@@ -108,3 +159,109 @@ def saving_walk() -> tuple[Any, Any]:
         saving_lib._save_state(model, weights_store=store, assets_store=None, inner_path="", visited_saveables=Visited(store))
 
     return saving_lib.H5IOStore, save_state
+
+
+# -- data -----------------------------------------------------------------------------------------------------------------------------
+
+
+def iterator_state(iterator: Any) -> bytes | None:
+    """A `tf.data` iterator's whole state, None where its pipeline contains what cannot be saved.
+
+    `tf.train.Checkpoint` does the same, through files. The policy 2 is FAIL: refuse rather than leave out.
+    """
+    import tensorflow as tf
+
+    try:
+        variant = tf.raw_ops.SerializeIterator(resource_handle=iterator._iterator_resource, external_state_policy=2)
+        return bytes(tf.io.serialize_tensor(variant).numpy())
+    except tf.errors.OpError:
+        return None
+
+
+def restore_iterator(iterator: Any, state: bytes) -> None:
+    """Put a fresh iterator of the same pipeline where `iterator_state` was taken."""
+    import tensorflow as tf
+
+    tf.raw_ops.DeserializeIterator(resource_handle=iterator._iterator_resource, serialized=tf.io.parse_tensor(state, tf.variant))
+
+
+def stateful_ops_of(dataset: Any) -> set[str]:
+    """Names of the stateful operations in the functions of one dataset (not of those it is made from)."""
+    from tensorflow.python.framework import op_def_registry
+
+    names: set[str] = set()
+    for function in dataset._functions():
+        graph = function.function.graph.as_graph_def()
+        names |= {node.op for node in graph.node}
+        names |= {node.op for inner in graph.library.function for node in inner.node_def}
+    definitions = {name: op_def_registry.get(name) for name in names}
+    return {name for name, definition in definitions.items() if definition is not None and definition.is_stateful}
+
+
+def handed_over(iterate: Any, spec: Any, cardinality: int) -> Any:
+    """What fit() takes for a distributed dataset and therefore leaves alone: `iter()` of it is `iterate()`, whatever that returns."""
+    import tensorflow as tf
+
+    class HandedOver(tf.distribute.DistributedDataset):
+        def __iter__(self) -> Any:
+            return iterate()
+
+        @property
+        def element_spec(self) -> Any:
+            return spec
+
+        @property
+        def cardinality(self) -> int:
+            return cardinality
+
+    return HandedOver()
+
+
+def converted_tf_batches(batches: Any, target: str) -> Any:
+    """Batches of a `tf.data` iterator as NumPy or JAX arrays, as Keras' own adapter gives them."""
+    adapter = TFDatasetAdapter.__new__(TFDatasetAdapter)
+    adapter._dataset = batches
+    return adapter.get_jax_iterator() if target == "jax" else adapter.get_numpy_iterator()
+
+
+def python_batches(batches: Any, target: str) -> Any:
+    """Batches of any Python iterable as NumPy or JAX arrays."""
+    convert = data_adapter_utils.get_jax_iterator if target == "jax" else data_adapter_utils.get_numpy_iterator
+    return convert(batches)
+
+
+def torch_dataloader(batches: Any) -> Any:
+    """A DataLoader over any Python iterable of batches, as Keras' own adapters make it."""
+    return data_adapter_utils.get_torch_dataloader(batches)
+
+
+def tensor_spec(batches: list[Any]) -> Any:
+    """The TensorFlow specification that Keras derives from the first batches."""
+    return data_adapter_utils.get_tensor_spec(batches)
+
+
+def dataset_of(batches: Any, spec: Any, *, prefetch: bool) -> Any:
+    """A `tf.data.Dataset` over the iterator that `batches()` returns, as Keras' adapters for Python inputs make it.
+
+    Without `prefetch` a batch is fetched when it is asked for and never earlier: tf.data would insert a prefetch by itself.
+    """
+    import tensorflow as tf
+
+    def convert(value: Any, _spec: Any) -> Any:
+        if value is None:
+            return tf.experimental.Optional.empty(None)
+        if data_adapter_utils.is_scipy_sparse(value):
+            return data_adapter_utils.scipy_sparse_to_tf_sparse(value)
+        return data_adapter_utils.jax_sparse_to_tf_sparse(value) if data_adapter_utils.is_jax_sparse(value) else value
+
+    def each() -> Any:
+        for batch in batches():
+            yield keras.tree.map_structure(convert, keras.tree.lists_to_tuples(batch), spec)
+
+    dataset = tf.data.Dataset.from_generator(each, output_signature=spec)
+    if prefetch:
+        return dataset.prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.inject_prefetch = False
+    return dataset.with_options(options)

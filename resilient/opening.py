@@ -39,12 +39,14 @@ class Opening:
     Args:
         store, journal: of the run.
         resume: "latest", "best", a step, or False.
+        chosen: told what the run goes on from before its settings are asked for.
     """
 
-    def __init__(self, store: Store, journal: Journal, resume: str | int | bool) -> None:
+    def __init__(self, store: Store, journal: Journal, resume: str | int | bool, chosen: Callable[[Resume | None], None]) -> None:
         self._store = store
         self._journal = journal
         self._resume = resume
+        self._chosen = chosen
 
     def open(self, fresh_settings: Callable[[], Mapping[str, Any]]) -> Start:
         """What to go on from; `fresh_settings` gives the settings of a run that begins now."""
@@ -54,6 +56,7 @@ class Opening:
         sequence = max([m.sequence for m in manifests] + ([final.manifest.sequence] if final else []), default=0)
         if checkpoint is None:
             self._warn_of_lost_checkpoints()
+            self._chosen(None)
             return Start(None, None, Line(uuid.uuid4().hex, sequence, abandons=bool(manifests)), fresh_settings())
         manifest = checkpoint.manifest
         if final is not None and (final.manifest.run_id != manifest.run_id or final.manifest.sequence <= manifest.sequence or sent_back):
@@ -67,7 +70,9 @@ class Opening:
             abandon_from=manifest.progress.step,
             abandons=abandons,
         )
-        return Start(checkpoint, final, line, manifest.state["settings"])
+        start = Start(checkpoint, final, line, manifest.state["settings"])
+        self._chosen(start.resume)
+        return start
 
     def _pick(self, final: Checkpoint | None) -> tuple[Checkpoint | None, bool]:
         """The checkpoint to go on from, and whether newer ones of the line are given up by that."""

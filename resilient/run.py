@@ -15,39 +15,24 @@ from typing import Any
 import keras
 
 from resilient import keras_private
+from resilient.auditing import fit_findings
 from resilient.callback import PhaseDone, Resume, RunCallbacks, StopTraining
-from resilient.data import ROWS, ArrayInput, EpochPlan
-from resilient.errors import EXIT_PREEMPTED, CheckpointMismatchError, ConfigurationError
+from resilient.data import EmptyEpoch, EpochPlan, Input
+from resilient.errors import EXIT_PREEMPTED
 from resilient.journal import Journal
 from resilient.manifest import Progress
 from resilient.model_checkpoint import ModelCheckpoint
 from resilient.monitor import Monitor
 from resilient.opening import Opening, Start
 from resilient.preemption import Notice, StopRequest, Watch
+from resilient.program import Arguments, Program
 from resilient.saver import Saver
 from resilient.settings import Settings
 from resilient.state import CallbackStates, State, environment
-from resilient.state.variables import mismatch
 from resilient.state.weights_h5 import weights_h5_names
 from resilient.store import Checkpoint, Store, lock_warning
 
 _LAST_WORDS = 0.3  # seconds for the journal when the time is up; less than the margin that the watch keeps
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """The arguments of Model.fit that are not data."""
-
-    epochs: int
-    initial_epoch: int
-    batch_size: int | None
-    verbose: Any
-    callbacks: Any
-    steps_per_epoch: int | None
-    validation_data: Any
-    validation_steps: int | None
-    validation_batch_size: int | None
-    validation_freq: Any
 
 
 class Preemption(Exception):  # noqa: N818  what `fit` turns into what the caller asked for
@@ -62,7 +47,7 @@ class Preemption(Exception):  # noqa: N818  what `fit` turns into what the calle
 class Run:
     """One attempt at training `model` in the directory of `store`, whose lock the caller holds."""
 
-    def __init__(self, model: Any, data: ArrayInput, arguments: Arguments, settings: Settings, store: Store, journal: Journal) -> None:
+    def __init__(self, model: Any, data: Input, arguments: Arguments, settings: Settings, store: Store, journal: Journal) -> None:
         self._model = model
         self._data = data
         self._arguments = arguments
@@ -70,6 +55,7 @@ class Run:
         self._store = store
         self._journal = journal
         self._stop = StopRequest()
+        self._program = Program(model, data, arguments, settings)
 
     def train(self) -> Any:
         """Train to the end and return the History.
@@ -103,48 +89,62 @@ class Run:
 
     def _train(self) -> Any:
         start = self._open()
-        if start.checkpoint is None and self._settings.seed is not None:
-            keras.utils.set_random_seed(self._settings.seed)
-        self._journal.append("started", pid=os.getpid(), run_id=start.line.run_id, fresh=start.checkpoint is None)
-        keras_private.symbolic_build(self._model, self._data.sample())
-        self._data.open(self._plan(start), start.run["order_seed"])
+        self._journal.append(
+            "started", pid=os.getpid(), run_id=start.line.run_id, fresh=start.checkpoint is None,
+            data=self._data.kind, positioning=self._data.positioning,
+        )  # fmt: skip
+        with keras_private.strategy_scope(self._model):
+            keras_private.symbolic_build(self._model, self._data.sample(), self._data.element_spec())
+        self._open_data(start)
         callbacks, state = self._prepare_callbacks(start)
+        if not self._is_finished(start):
+            self._audit()
         self._check(start, state)
         if start.final is not None and self._is_finished(start):
             return self._return_finished(start.final, state, callbacks)
         return self._run_phases(start, callbacks, state)
 
     def _open(self) -> Start:
-        return Opening(self._store, self._journal, self._settings.resume).open(self._fresh_settings)
+        return Opening(self._store, self._journal, self._settings.resume, self._learn).open(self._fresh_settings)
+
+    def _learn(self, resume: Resume | None) -> None:
+        """Have the data look at its first batches, in a resumed run with the generators that it did so with at first."""
+        if resume is None and self._settings.seed is not None:
+            keras.utils.set_random_seed(self._settings.seed)
+        self._data.learn(resume.position("training").get("origin") if resume else None)
+        if self._arguments.validation is not None:
+            self._arguments.validation.learn(resume.position("validation").get("origin") if resume else None)
+
+    def _open_data(self, start: Start) -> None:
+        self._data.open(self._plan(start), start.run["order_seed"])
+        if start.checkpoint is None:
+            self._data.begin_run()
+        validation = self._arguments.validation
+        if validation is not None:
+            steps, per_execution = self._arguments.validation_steps, int(self._model.steps_per_execution)
+            validation.open(EpochPlan(validation.length, steps, per_execution, 0), start.run["order_seed"])
+            if start.checkpoint is None:
+                validation.begin_run()
 
     def _fresh_settings(self) -> dict[str, Any]:
         seed = self._settings.seed
         return {
-            **self._data.settings(),
-            **self._program_settings(),
+            **self._program.settings(),
             "initial_epoch": self._arguments.initial_epoch,
             "order_seed": _order_seed() if seed is None else seed,
         }
 
-    def _program_settings(self) -> dict[str, Any]:
+    def _audit(self) -> None:
+        """Say what cannot be exact. Also traces the training function, which makes the variables that only a custom train_step makes."""
         arguments = self._arguments
-        freq = arguments.validation_freq
-        return {
-            "steps_per_epoch": arguments.steps_per_epoch,
-            "steps_per_execution": int(self._model.steps_per_execution),
-            "validation": arguments.validation_data is not None,
-            "validation_freq": int(freq) if hasattr(freq, "__index__") else sorted(int(epoch) for epoch in freq),
-            "optimizer": type(self._model.optimizer).__name__,
-            "loss": [getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss) for loss in _leaves(self._model.loss)],
-        }
+        found = fit_findings(self._model, self._data, arguments.validation, arguments.callbacks)
+        if found:
+            self._program.doubt([str(finding) for finding in found])
 
     def _plan(self, start: Start) -> EpochPlan:
-        self._epochs_plan = EpochPlan(
-            self._data.num_batches,
-            self._arguments.steps_per_epoch,
-            int(self._model.steps_per_execution),
-            start.run["initial_epoch"],
-        )
+        steps = self._arguments.steps_per_epoch
+        per_execution = int(self._model.steps_per_execution)
+        self._epochs_plan = EpochPlan(self._data.length, steps, per_execution, start.run["initial_epoch"])
         return self._epochs_plan
 
     def _prepare_callbacks(self, start: Start) -> tuple[RunCallbacks, State]:
@@ -156,6 +156,7 @@ class Run:
             arguments.callbacks,
             model=self._model,
             data=self._data,
+            validation=arguments.validation,
             plan=self._epochs_plan,
             monitor=monitor,
             stop=self._stop,
@@ -170,41 +171,23 @@ class Run:
     def _check(self, start: Start, state: State) -> None:
         """Everything that can be wrong with a resume, before anything is changed."""
         now = environment.describe(self._model)
-        self._common = {"settings": dict(start.run), "environment": now, "weights_h5": weights_h5_names(self._model)}
+        self._common = {
+            "settings": dict(start.run),
+            "environment": now,
+            "weights_h5": weights_h5_names(self._model),
+            "input": {"kind": self._data.kind, "positioning": self._data.positioning},
+        }
         if start.checkpoint is None:
             return
-        live = {**self._data.settings(), **self._program_settings()}
-        changed = {name: value for name, value in live.items() if name in start.run and start.run[name] != value}
-        values_only = changed.pop(ROWS, None) is not None and not changed
-        found = [f"{name} was {start.run[name]!r} and is {value!r}" for name, value in changed.items()]
-        if values_only:
-            found = ["the values in x, y or the sample weights are others"]
-        if found:
-            raise mismatch(found, str(self._store.directory))
+        manifest = start.checkpoint.manifest
+        self._program.check(start.run)
         state.check(start.checkpoint.tensors, str(self._store.directory))
-        self._check_epochs(start)
-        self._check_environment(start.checkpoint.manifest.state["environment"], now)
-        if not self._is_finished(start):
-            state.callbacks.warn_of_changes(start.checkpoint.manifest.state["callbacks"])
-
-    def _check_epochs(self, start: Start) -> None:
-        at, epochs = start.checkpoint.manifest.progress if start.checkpoint else None, self._arguments.epochs
-        if at is not None and not self._is_finished(start) and (at.epoch, at.batch) > (epochs, 0):
-            raise ConfigurationError(
-                f"epochs={epochs} is less than what the run in {self._store.directory} has trained (epoch {at.epoch}, batch {at.batch}). "
-                f"Pass at least {at.epoch + (at.batch > 0)}, or resume= an earlier step."
-            )
-
-    def _check_environment(self, saved: Mapping[str, Any], now: dict[str, Any]) -> None:
-        now = environment.reapply(saved, now)
-        self._common["environment"] = now
-        found = environment.differences(saved, now)
-        if not found:
-            return
-        text = f"The run in {self._store.directory} began under other conditions ({'; '.join(found)}), so its end may differ in bits."
-        if self._settings.exact == "require":
-            raise CheckpointMismatchError(f'{text} Restore those conditions, or pass exact="warn".')
-        warnings.warn(f"{text} Restore those conditions to make it exact.", stacklevel=2)
+        finished = self._is_finished(start)
+        if not finished:
+            self._program.check_epochs(manifest.progress)
+        self._common["environment"] = self._program.check_environment(manifest.state["environment"], now)
+        if not finished:
+            state.callbacks.warn_of_changes(manifest.state["callbacks"])
 
     # -- training --------------------------------------------------------------------------------------------------------------
 
@@ -243,31 +226,33 @@ class Run:
     def _fit(self, callbacks: RunCallbacks, resume: Resume | None) -> None:
         at, epochs = callbacks.progress, self._arguments.epochs
         over = resume is not None and resume.stopped and at.batch == 0 and at.step > 0
-        phases = [] if over else list(self._epochs_plan.phases(at.epoch, at.batch, epochs))
+        length = self._data.saved_length(at.epoch, resume.position("training")) if resume is not None and at.batch else None
+        phases = [] if over else list(self._epochs_plan.phases(at.epoch, at.batch, epochs, length))
         if resume is not None and resume.stopped and phases:
             phases = [dataclasses.replace(phases[0], count=0)]
         original = self._model.train_function
         if not phases:
             callbacks.enter(None, more=False)
-            self._call(callbacks, at.epoch, at.epoch)
+            self._call(EmptyEpoch(), callbacks, at.epoch, at.epoch)
         for index, phase in enumerate(phases):
             callbacks.enter(phase, more=index + 1 < len(phases))
-            if phase.count <= 0:  # all its batches are trained; Keras insists on one, which then must do nothing
+            empty = phase.count is not None and phase.count <= 0
+            if empty:  # all its batches are trained; Keras insists on one, which then must do nothing
                 logs = resume.logs if resume is not None else {}
                 self._model.train_function = _constant(logs)
             try:
-                self._call(callbacks, phase.first, phase.last + 1)
+                self._call(EmptyEpoch() if empty else self._data, callbacks, phase.first, phase.last + 1)
             except PhaseDone:
                 continue
             finally:
-                if phase.count <= 0:
+                if empty:
                     self._model.train_function = original
             break
 
-    def _call(self, callbacks: RunCallbacks, first: int, end: int) -> None:
+    def _call(self, data: Any, callbacks: RunCallbacks, first: int, end: int) -> None:
         arguments = self._arguments
         self._model.fit(
-            self._data,
+            data,
             batch_size=arguments.batch_size,
             epochs=end,
             verbose=arguments.verbose,
@@ -284,8 +269,12 @@ class Run:
             return
         progress = start.checkpoint.manifest.progress
         self._journal.append(
-            "restored", step=progress.step, epoch=progress.epoch, batch=progress.batch, path=str(start.checkpoint.path), data="seek"
-        )
+            "restored", step=progress.step, epoch=progress.epoch, batch=progress.batch,
+            path=str(start.checkpoint.path), data=self._data.positioning,
+        )  # fmt: skip
+        for data in (self._data, self._arguments.validation):
+            for text in data.warnings if data is not None else []:
+                self._program.tell(text, "See to that")
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
@@ -360,6 +349,9 @@ class Run:
         return dataclasses.asdict(self._callbacks.progress)
 
     def _close(self) -> None:
+        for data in (self._data, self._arguments.validation):
+            if data is not None:
+                data.close()
         if self._saver is not None:
             self._saver.wait(time.monotonic() + self._settings.grace)
             self._saver.close()
@@ -380,12 +372,9 @@ def _wait_for_files(callbacks: Iterable[Any]) -> None:
             callback.wait()
 
 
-def _leaves(structure: Any) -> list[Any]:
-    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
-
-
-def _constant(logs: Mapping[str, Any]) -> Callable[[Any], Any]:
-    return lambda _iterator: dict(logs)
+def _constant(logs: Mapping[str, Any]) -> Callable[..., Any]:
+    """A train_function that does nothing; on JAX it is handed the state, and gives it back."""
+    return lambda *given: (dict(logs), given[0]) if len(given) == 2 else dict(logs)
 
 
 def _order_seed() -> int:

@@ -101,11 +101,20 @@ class Saver:
         return self._cadence.due(since, self._costs) and self._writer.idle
 
     def capture(
-        self, progress: Progress, metrics: Mapping[str, float], meta: Mapping[str, Any], *, score: float | None, mode: str, final: bool
+        self,
+        progress: Progress,
+        metrics: Mapping[str, float],
+        meta: Mapping[str, Any],
+        files: Mapping[str, Mapping[str, Any]],
+        *,
+        score: float | None,
+        mode: str,
+        final: bool,
     ) -> Snapshot:
-        """Snapshot of this moment; nothing is written yet."""
+        """Snapshot of this moment, with `files` beside those of the state; nothing is written yet."""
         started = time.perf_counter()
-        capture = self._state.capture()
+        state = self._state.capture()
+        capture = Capture({**state.files, **files}, state.meta)
         taken = time.perf_counter() - started
         return Snapshot(progress, capture, metrics, score, mode, meta, final, taken)
 

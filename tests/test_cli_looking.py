@@ -87,7 +87,7 @@ def test_ls_of_a_run_that_has_saved_nothing_says_so(tmp_path):
     Store(tmp_path).prepare()
     assert cli("ls", tmp_path).stdout == f"No checkpoints in {tmp_path} yet.\n"
     document = json.loads(cli("ls", tmp_path, "--json").stdout)
-    assert document == {"checkpoints": [], "final": None, "damaged": [], "newer": []}
+    assert document == {"checkpoints": [], "final": None, "damaged": [], "input": None, "newer": []}
 
 
 def test_ls_works_beside_a_live_run_and_changes_nothing(tmp_path):

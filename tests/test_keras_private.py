@@ -97,3 +97,95 @@ def test_making_the_shared_generator_draws_from_python_at_most_once():
     state = random.getstate()
     keras_private.make_global_seed_generator()
     assert random.getstate() == state
+
+
+def test_an_iterator_state_restores_the_place_of_an_iterator():
+    """Bytes from one iterator put another one of the same pipeline where the first was."""
+    dataset = tf.data.Dataset.range(20).shuffle(8, seed=1).batch(2)
+    first, second = iter(dataset), iter(dataset)
+    next(first)
+    state = keras_private.iterator_state(first)
+    keras_private.restore_iterator(second, state)
+    assert [batch.numpy().tolist() for batch in first] == [batch.numpy().tolist() for batch in second]
+
+
+def test_an_iterator_with_a_python_function_has_no_state():
+    """It is refused instead of being saved in part."""
+    dataset = tf.data.Dataset.range(4).map(lambda x: tf.numpy_function(lambda v: v, [x], tf.int64))
+    assert keras_private.iterator_state(iter(dataset)) is None
+    assert "PyFunc" in keras_private.stateful_ops_of(dataset)
+
+
+def test_what_is_handed_over_is_iterated_as_it_is():
+    """Keras takes it for a distributed dataset, asks for an iterator and pulls from whatever that is."""
+    batch = (tf.ones((2, 3)), tf.ones((2, 1)))
+    handed = keras_private.handed_over(lambda: iter([batch] * 4), None, 4)
+    assert isinstance(handed, tf.distribute.DistributedDataset)
+    assert keras_private.is_tf_dataset(tf.data.Dataset.range(1)) and not keras_private.is_tf_dataset([1])
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+
+    class Handing(keras_private.DataAdapter):
+        num_batches = 4
+
+        def get_tf_dataset(self):
+            return handed
+
+        def on_epoch_begin(self):
+            pass
+
+        def on_epoch_end(self):
+            pass
+
+    model.fit(Handing(), verbose=0)
+    assert int(model.optimizer.iterations) == 4
+
+
+def test_a_dataset_of_python_batches_is_read_only_when_asked_without_prefetch():
+    """tf.data inserts a prefetch by itself unless it is told not to."""
+    asked = []
+
+    def batches():
+        for number in range(4):
+            asked.append(number)
+            yield (np.full((2, 3), number, "float32"),)
+
+    spec = keras_private.tensor_spec([(np.zeros((2, 3), "float32"),)])
+    iterator = iter(keras_private.dataset_of(batches, spec, prefetch=False))
+    assert float(next(iterator)[0][0, 0]) == 0.0
+    assert asked == [0]
+
+
+def test_batches_are_converted_as_keras_does():
+    """To NumPy arrays; class weights are mapped onto a dataset by Keras' own adapter."""
+    batch = (tf.ones((2, 3)), tf.constant([0, 1]))
+    assert all(isinstance(part, np.ndarray) for part in next(iter(keras_private.converted_tf_batches([batch], "numpy"))))
+    assert isinstance(next(iter(keras_private.python_batches([batch], "numpy")))[0], np.ndarray)
+    weighted = keras_private.TFDatasetAdapter(tf.data.Dataset.from_tensors(batch), class_weight={0: 1.0, 1: 3.0}).get_tf_dataset()
+    assert next(iter(weighted))[2].numpy().tolist() == [1.0, 3.0]
+
+
+def test_a_py_dataset_adapter_fetches_in_order():
+    """With threads, too."""
+
+    class Numbers(keras.utils.PyDataset):
+        num_batches = 5
+
+        def __getitem__(self, index):
+            return (np.full((1, 1), index),)
+
+    adapter = keras_private.PyDatasetAdapter(Numbers(workers=2), shuffle=False)
+    batches = [int(batch[0][0, 0]) for batch in adapter._get_iterator()]
+    assert batches == [0, 1, 2, 3, 4]
+
+
+def test_a_strategy_is_found_where_the_model_was_made_under_one():
+    """And none otherwise: asking Keras' public property would hand out the default strategy."""
+    plain = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    assert keras_private.strategy_of(plain) is None
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        distributed = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    assert keras_private.strategy_of(distributed) is strategy
+    with keras_private.strategy_scope(distributed):
+        assert tf.distribute.get_strategy() is strategy

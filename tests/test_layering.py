@@ -20,15 +20,15 @@ LAYERS: dict[str, int] = {
     # L1 effects: each knows one part of the world, and none of the others
     **dict.fromkeys(("state", "data", "store", "preemption", "journal"), 1),
     # L2 loop: what runs beside or inside the training
-    **dict.fromkeys(("callback", "model_checkpoint", "monitor", "saver", "writer", "opening", "run"), 2),
+    **dict.fromkeys(("callback", "model_checkpoint", "monitor", "saver", "writer", "opening", "inputs", "program", "run", "auditing"), 2),
     # L3 entry: what a user or an operator calls
-    **dict.fromkeys(("fitting", "reading", "cli"), 3),
+    **dict.fromkeys(("fitting", "examining", "reading", "cli"), 3),
     **dict.fromkeys(("__init__", "__main__"), 4),
 }
 # The private names of Keras: no layer, but open to those who may know Keras at all.
 PRIVATE_KERAS = "keras_private"
 
-KNOWS_KERAS = {"state", "data", "callback", "model_checkpoint", "run", "fitting", PRIVATE_KERAS}
+KNOWS_KERAS = {"state", "data", "callback", "model_checkpoint", "inputs", "program", "run", "fitting", "examining", "auditing", PRIVATE_KERAS}
 FRAMEWORKS = {"keras", "tensorflow", "jax", "torch"}
 PURE_LIBRARIES = {"xxhash"}
 # `settings` turns what the caller wrote into paths and signal numbers; it opens and installs nothing.

@@ -15,6 +15,7 @@ from resilient.store import Problem
 
 _METRICS_SHOWN = 3
 _METRIC_WIDTH = 12
+_HOW = {"seek": "by index", "iterator": "by the iterator's own state", "replay": "by reading again what went before"}
 
 
 def list_run(directory: Path, *, json: bool) -> int:
@@ -34,6 +35,7 @@ def _document(found: Survey) -> dict[str, object]:
         "checkpoints": [tables.as_json(info) for info in found.checkpoints],
         "final": tables.as_json(found.final) if found.final else None,
         "damaged": [{"path": str(problem.path), "reason": problem.reason} for problem in found.damaged],
+        "input": _input(found),
         "newer": [{"path": str(problem.path), "reason": problem.reason} for problem in found.newer],
     }
 
@@ -50,8 +52,20 @@ def _print(found: Survey) -> None:
     if found.final:
         listed.append(_row("final", found.final, shown, now))
     tables.print_table(["step", "epoch", "batch", *map(_short, shown), "size", "age", "best"], listed, left=["best"])
+    data = _input(found)
+    if data is not None:
+        tables.print_line(f"data: {data['kind']}, position {_HOW.get(str(data['positioning']), data['positioning'])}")
     for problem in [*found.damaged, *found.newer]:
         say("Damaged" if problem in found.damaged else "Newer", f"{problem.path}: {problem.reason}")
+
+
+def _input(found: Survey) -> Mapping[str, object] | None:
+    """What the newest checkpoint tells of the training data: its kind, and how its position is found again."""
+    for manifest in reversed(found.manifests):
+        data = manifest.state.get("input")
+        if isinstance(data, Mapping) and {"kind", "positioning"} <= data.keys():
+            return data
+    return None
 
 
 def _row(label: str, info: CheckpointInfo, shown: Sequence[str], now: dt.datetime) -> list[str]:

@@ -3,6 +3,24 @@
 from __future__ import annotations
 
 from resilient.data.arrays import ROWS, ArrayInput, accepts, split
+from resilient.data.base import Input
+from resilient.data.choice import choose
+from resilient.data.phantom import EmptyEpoch
 from resilient.data.plan import EpochPlan, Phase, Span
+from resilient.data.streams import StreamInput
+from resilient.data.tfdata import DatasetInput
 
-__all__ = ["ROWS", "ArrayInput", "EpochPlan", "Phase", "Span", "accepts", "split"]
+__all__ = [
+    "ROWS",
+    "ArrayInput",
+    "DatasetInput",
+    "EmptyEpoch",
+    "EpochPlan",
+    "Input",
+    "Phase",
+    "Span",
+    "StreamInput",
+    "accepts",
+    "choose",
+    "split",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -9,7 +10,9 @@ import numpy as np
 
 from resilient import keras_private
 from resilient.data import fingerprint, order
-from resilient.data.plan import EpochPlan
+from resilient.data.array_batches import ArrayBatches
+from resilient.data.base import Input
+from resilient.data.plan import Span
 from resilient.errors import ConfigurationError
 
 ROWS = "rows"  # the setting that is a checksum and means nothing to a reader
@@ -25,7 +28,7 @@ def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[tuple[An
     return keras_private.array_slicing.train_validation_split((x, y, sample_weight), validation_split=fraction)  # type: ignore[no-any-return]
 
 
-class ArrayInput(keras_private.ArrayDataAdapter):
+class ArrayInput(Input, keras_private.ArrayDataAdapter):
     """What Model.fit gets as `x`: the same pipeline as Keras' own for arrays, with indices that come from `order`.
 
     Args:
@@ -44,33 +47,38 @@ class ArrayInput(keras_private.ArrayDataAdapter):
         shuffle: bool | str,
         class_weight: Any,
     ) -> None:
-        super().__init__(
-            x, y, sample_weight=sample_weight, batch_size=batch_size, steps=steps_per_epoch, shuffle=shuffle, class_weight=class_weight
-        )
+        Input.__init__(self)
+        keras_private.ArrayDataAdapter.__init__(
+            self, x, y,
+            sample_weight=sample_weight, batch_size=batch_size, steps=steps_per_epoch, shuffle=shuffle, class_weight=class_weight,
+        )  # fmt: skip
         if self.num_samples == 0:
             raise ConfigurationError("x has no samples. Pass at least one.")
-        self._seed = 0
-        self._plan: EpochPlan | None = None
         self._position = (0, 0)
         self._announced: int | None = None
         self._dataset: Any = None
+        self._batches: ArrayBatches | None = None
+        self._begun = True  # whether Keras has asked for the iterator of the epoch under way
+        self._ended = False  # whether it has asked for another one at that epoch's end, as it does
 
-    def open(self, plan: EpochPlan, seed: int) -> None:
-        """Fix the run's plan and the seed of its order."""
-        self._plan, self._seed = plan, seed
-
-    def announce(self, count: int) -> None:
+    def announce(self, count: int | None) -> None:
         """Batches in each epoch of the call of Model.fit that comes next."""
         self._announced = count
 
     def seek(self, epoch: int, batch: int) -> None:
         """The next iterator begins at this batch of this epoch; nothing before it is read."""
         self._position = (epoch, batch)
+        self._begun, self._ended = False, self._ended and batch > 0
+
+    @property
+    def length(self) -> int:
+        """Batches in one pass."""
+        return int(self._size)
 
     @property
     def num_batches(self) -> int:
         """Batches in an epoch of the present call of Model.fit; before that, in one pass over the data."""
-        return self._size if self._announced is None else self._announced
+        return self.length if self._announced is None else self._announced
 
     @property
     def num_samples(self) -> int:
@@ -89,6 +97,8 @@ class ArrayInput(keras_private.ArrayDataAdapter):
 
     def sample(self) -> tuple[Any, Any, Any]:
         """The first batch as (x, y, sample_weight) of tensors, for building the model."""
+        if keras.backend.backend() != "tensorflow":
+            return keras.utils.unpack_x_y_sample_weight(self._sliced().first(min(self._batch_size, self.num_samples)))  # type: ignore[no-any-return]
         import tensorflow as tf
 
         batch = next(
@@ -98,13 +108,15 @@ class ArrayInput(keras_private.ArrayDataAdapter):
 
     def indices(self) -> Any:
         """Sample indices from the present position to the end of its epoch, int64, shape (n,)."""
-        if self._plan is None:
-            raise ConfigurationError("The input was not opened. Call open() before training from it.")
         epoch, batch = self._position
-        span = self._plan.span(epoch)
+        span = self._epochs.span(epoch)
         everything = self._pass(span.pass_index)
-        stop = min((span.first + span.count) * self._batch_size, self.num_samples)
+        stop = min(self._end(span) * self._batch_size, self.num_samples)
         return everything[(span.first + batch) * self._batch_size : stop]
+
+    def _end(self, span: Span) -> int:
+        """The batch of the pass at which the epoch ends."""
+        return self.length if span.count is None else span.first + span.count
 
     def _pass(self, pass_index: int) -> Any:
         if self._shuffle == "batch":
@@ -147,6 +159,55 @@ class ArrayInput(keras_private.ArrayDataAdapter):
         options.experimental_optimization.apply_default_optimizations = False  # Keras measured that they only cost time here
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
         return dataset.with_options(options)
+
+    # -- JAX and PyTorch ------------------------------------------------------------------------------------------------------
+
+    def get_jax_iterator(self) -> Iterator[Any]:
+        """Batches from the position that `seek` has set when the first one is asked for: Keras makes two iterators an epoch."""
+        return map(self._sliced().take, self._batch_indices(contiguous=not self._shuffle))
+
+    def get_torch_dataloader(self) -> Any:
+        """The same as something to iterate over, a new iterator each time."""
+        return self._sliced().loader(lambda: self._batch_indices(contiguous=False), self._draws)
+
+    def _sliced(self) -> ArrayBatches:
+        if self._batches is None:
+            self._batches = ArrayBatches(self._inputs)
+        return self._batches
+
+    def _batch_indices(self, *, contiguous: bool) -> Iterator[Any]:
+        indices = self.indices()
+        for start in range(0, len(indices), self._batch_size):
+            batch = indices[start : start + self._batch_size]
+            yield slice(int(batch[0]), int(batch[-1]) + 1) if contiguous else batch
+
+    def _draws(self) -> bool:
+        """Whether Keras' own loader would draw from PyTorch's generator for the iterator that is being made.
+
+        It would make one at the beginning and one at the end of every epoch; with steps_per_epoch one at the run's beginning and one at
+        the end of each pass. An epoch that goes on has its first one behind it and, stopped in validation, also its last.
+        """
+        begins, self._begun = not self._begun, True
+        epoch, batch = self._position
+        span, whole = self._epochs.span(epoch), self._epochs.steps_per_epoch is None
+        if begins:
+            return batch == 0 and (whole or epoch == self._epochs.first_epoch)
+        ended, self._ended = self._ended, True
+        return not ended and (whole or self._end(span) >= self.length)
+
+    def end_epoch(self) -> None:
+        """The present epoch's batches are all trained. One that was stopped after its last batch is not shown to Keras again."""
+        if keras.backend.backend() == "torch" and not self._ended and not self._begun:
+            self._begun = True
+            iter(self.get_torch_dataloader())
+
+    def position(self) -> dict[str, Any]:
+        """Plain data from which `restore` finds the present position again, beside epoch and batch."""
+        return {"ended": self._ended}
+
+    def restore(self, position: Mapping[str, Any]) -> None:
+        """Go to a saved position; comes before `seek`."""
+        self._ended = bool(position.get("ended", False))
 
 
 def _take_rows(indices: Any, inputs: Any) -> Any:

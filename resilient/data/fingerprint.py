@@ -45,3 +45,39 @@ def _row(leaf: Any, row: int) -> bytes:
         return repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).tobytes()
     except (TypeError, IndexError, ValueError):
         return b""  # an exotic array type: shape and dtype still identify it
+
+
+class Chain:
+    """Running checksum (XXH3-128) over batches: equal when the same batches came in the same order."""
+
+    def __init__(self, digest: str = "") -> None:
+        self._digest = digest
+
+    def add(self, batch: Any) -> None:
+        """One more batch: tensors or arrays, nested."""
+        whole = xxhash.xxh3_128(self._digest.encode())
+        for leaf in keras.tree.flatten(batch):
+            for array in _arrays(leaf):
+                whole.update(f"{array.dtype}{array.shape}".encode())
+                whole.update(repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).tobytes())
+        self._digest = whole.hexdigest()
+
+    def hexdigest(self) -> str:
+        """The checksum so far."""
+        return self._digest
+
+
+def _arrays(leaf: Any) -> list[Any]:
+    """The plain arrays in one leaf: a sparse, ragged or distributed tensor has several."""
+    if leaf is None:
+        return []
+    if hasattr(leaf, "flat_values"):
+        return [np.asarray(leaf.flat_values), *[np.asarray(part) for part in leaf.nested_row_splits]]
+    if hasattr(leaf, "indices") and hasattr(leaf, "dense_shape"):
+        return [np.asarray(leaf.indices), np.asarray(leaf.values), np.asarray(leaf.dense_shape)]
+    if type(leaf).__name__ in {"PerReplica", "DistributedValues"}:
+        return [np.asarray(value) for value in leaf.values]
+    if hasattr(leaf, "tocoo"):
+        parts = leaf.tocoo()
+        return [parts.row, parts.col, parts.data]
+    return [np.asarray(leaf.cpu() if hasattr(leaf, "cpu") and hasattr(leaf, "detach") else leaf)]

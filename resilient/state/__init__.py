@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from resilient.state import rng, variables
+from resilient.state import backend, rng, variables
 from resilient.state.callbacks import CallbackStates
 
 __all__ = ["Capture", "CallbackStates", "State", "apply_to_model", "checkpoint_groups"]
@@ -17,7 +17,7 @@ _MODEL_FILE, _OPTIMIZER_FILE, _STATE_FILE = "model.safetensors", "optimizer.safe
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """A snapshot: `files` (file name -> tensor name -> value, not copied) and `meta` (plain JSON)."""
+    """A snapshot: `files` (file name -> tensor name -> value) and `meta` (plain JSON)."""
 
     files: Mapping[str, Mapping[str, Any]]
     meta: Mapping[str, Any]
@@ -29,7 +29,7 @@ class State:
     def __init__(self, model: Any, callbacks: CallbackStates) -> None:
         self._model = model
         self._callbacks = callbacks
-        self._variables = variables.variables_of(model)
+        self._framework = backend.live()
 
     @property
     def callbacks(self) -> CallbackStates:
@@ -37,16 +37,19 @@ class State:
         return self._callbacks
 
     def capture(self) -> Capture:
-        """Snapshot of this moment. Takes microseconds per tensor; call it only between two batches."""
-        self._variables = variables.variables_of(self._model)
-        arrays: dict[str, Any] = {f"{METRICS}/{k}": v for k, v in variables.snapshot(self._variables[METRICS]).items()}
+        """Snapshot of this moment; call it only between two batches. TensorFlow's is by reference, the others' are copies."""
+        taken = variables.snapshot(self._framework, self._model, variables.variables_of(self._model))
+        arrays: dict[str, Any] = {f"{METRICS}/{name}": value for name, value in taken[METRICS].items()}
         meta = {"rng": rng.capture(arrays), "callbacks": self._callbacks.capture(arrays)}
-        files = {
-            _MODEL_FILE: variables.snapshot(self._variables["model"]),
-            _OPTIMIZER_FILE: variables.snapshot(self._variables["optimizer"]),
-            _STATE_FILE: arrays,
-        }
-        return Capture(files, meta)
+        return Capture({_MODEL_FILE: taken["model"], _OPTIMIZER_FILE: taken["optimizer"], _STATE_FILE: arrays}, meta)
+
+    def hold(self) -> Callable[[], None]:
+        """What puts the variables back to this moment, for right after an exception has left Model.fit.
+
+        Only JAX needs it: there Keras ends training also on the way of an exception, and writes moving averages over the weights.
+        """
+        groups = variables.variables_of(self._model)
+        return self._framework.hold(self._model, [variable for named in groups.values() for variable in named.values()])
 
     def check(self, tensors: Mapping[str, Mapping[str, Any]], where: str) -> None:
         """Raise CheckpointMismatchError unless these tensors are exactly those of the model; changes nothing."""
@@ -57,7 +60,7 @@ class State:
         live = variables.variables_of(self._model)
         groups = checkpoint_groups(tensors)
         for group, named in live.items():
-            variables.assign(groups[group], named)
+            variables.assign(self._framework, groups[group], named)
         self._callbacks.apply(meta["callbacks"], tensors[_STATE_FILE])
         rng.apply(meta["rng"], tensors[_STATE_FILE])
 
@@ -92,4 +95,4 @@ def apply_to_model(model: Any, checkpoint: Any) -> None:
         restored["optimizer"] = live["optimizer"]
     variables.check(groups, restored, str(checkpoint.path))
     for group, named in restored.items():
-        variables.assign(groups[group], named)
+        variables.assign(backend.live(), groups[group], named)

@@ -1,8 +1,7 @@
-"""What TensorFlow runs on, as far as the bits of its results depend on it."""
+"""What training runs on, as far as the bits of its results depend on it."""
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -10,40 +9,37 @@ from typing import Any
 import keras
 import numpy as np
 
+from resilient.errors import CheckpointMismatchError
+from resilient.state import backend
+
 
 def describe(model: Any) -> dict[str, Any]:
     """Plain JSON of versions, devices, threads and switches."""
-    import tensorflow as tf
-    from tensorflow.python.framework.config import is_op_determinism_enabled  # there is no public way to ask
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "keras": keras.__version__,
         "backend": keras.backend.backend(),
-        "tensorflow": tf.__version__,
         "machine": platform.machine(),
-        "devices": sorted({device.device_type for device in tf.config.list_physical_devices()}),
-        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads() or cores,
-        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads() or cores,
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "tf32": bool(tf.config.experimental.tensor_float_32_execution_enabled()),
-        "deterministic_ops": bool(is_op_determinism_enabled()),
+        **backend.live().facts(),
         "jit_compile": bool(model.jit_compile),
         "run_eagerly": bool(model.run_eagerly),
     }
 
 
-def reapply(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Switch on again what can be switched after TensorFlow has started; returns `now` as it is afterwards."""
-    if saved.get("deterministic_ops") and not now["deterministic_ops"]:
-        import tensorflow as tf
+def check_backend(saved: Mapping[str, Any], where: str) -> None:
+    """Raise CheckpointMismatchError if the run was trained on another backend of Keras: its bits and generators exist there only."""
+    before, now = saved["backend"], keras.backend.backend()
+    if before != now:
+        raise CheckpointMismatchError(
+            f"The run in {where} was trained with KERAS_BACKEND={before} and this program uses {now}. Set KERAS_BACKEND={before} to go on "
+            "with it, or name another directory; resilient.restore loads its weights into a model of any backend."
+        )
 
-        tf.config.experimental.enable_op_determinism()
-        return {**now, "deterministic_ops": True}
-    return dict(now)
+
+def reapply(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Switch on again what can be switched after the framework has started; returns `now` as it is afterwards."""
+    return backend.live().reapply(saved, now)
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

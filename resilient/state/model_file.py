@@ -1,9 +1,9 @@
 """A model as the file that Keras would write, captured now and written later, on any thread.
 
 Keras' saving code walks the live model and reads its variables one by one. Here the walk happens at once, into a store that keeps
-references to the buffers of this moment (TensorFlow copies a buffer when a later step writes into it); the file is made from those
-references afterwards by Keras' own store. What is Python in the model (configuration, assets, what a layer's own `save_own_variables`
-computes) is taken at once as well, so a layer that is unfrozen one batch later does not leak into the file.
+references to the buffers of this moment (TensorFlow copies a buffer when a later step writes into it) or, under other backends, copies;
+the file is made from those afterwards by Keras' own store. What is Python in the model (configuration, assets, what a layer's own
+`save_own_variables` computes) is taken at once as well, so a layer that is unfrozen one batch later does not leak into the file.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from resilient.keras_private import saving_lib
+from resilient.state import backend
 
 Write = Callable[[Path], None]
 WEIGHTS_SUFFIX = ".weights.h5"
@@ -106,6 +107,7 @@ class _RecordingStore(saving_lib.H5IOStore):
     def __init__(self) -> None:  # not the base's, which opens a file
         self._groups: list[tuple[str, Any, dict[str, Any]]] = []
         self._group: dict[str, Any] = {}
+        self._framework = backend.live()
         self.mode = "w"
 
     def __bool__(self) -> bool:
@@ -139,19 +141,10 @@ class _RecordingStore(saving_lib.H5IOStore):
         return np.array(self._group[key])
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._group[key] = _frozen(value)
+        self._group[key] = self._framework.freeze(value)
 
     def __delitem__(self, key: str) -> None:
         del self._group[key]
 
     def __contains__(self, key: object) -> bool:
         return key in self._group
-
-
-def _frozen(value: Any) -> Any:
-    """The value as it is now: TensorFlow's by reference, everything else (JAX donates its buffers, NumPy writes into them) by copy."""
-    if isinstance(value, keras.Variable):
-        value = value.value
-    if hasattr(value, "read_value"):
-        return value.read_value()  # pins the buffer; the variable itself is live
-    return np.array(keras.ops.convert_to_numpy(value))

@@ -8,12 +8,14 @@ from __future__ import annotations
 import base64
 import collections
 import datetime as dt
+import json
 import pathlib
 import random
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
+import xxhash
 
 _TAG = "!"
 _MAX_DEPTH = 32
@@ -43,6 +45,20 @@ def encode(value: Any, arrays: MutableMapping[str, Any], key: str, *, copy: bool
     return _Encoder(arrays, copy).encode(value, key, 0)
 
 
+def fingerprint(value: Any) -> str | None:
+    """A checksum that tells two plain values apart; None where the value is not plain data."""
+    arrays: dict[str, Any] = {}
+    try:
+        text = json.dumps(encode(value, arrays, "v", copy=False))
+    except OpaqueError:
+        return None
+    digest = xxhash.xxh3_128(text.encode())
+    for array in arrays.values():
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 class _Encoder:
     def __init__(self, arrays: MutableMapping[str, Any], copy: bool) -> None:
         self._arrays = arrays
@@ -70,7 +86,7 @@ class _Encoder:
         if kind is np.ndarray:
             return self._array(value, key)
         if _is_tensor(value):
-            return self._array(np.array(value), key)
+            return self._array(_from_tensor(value), key)
         return _encode_leaf(value)
 
     def _items(self, items: Any, key: str, depth: int) -> list[Any]:
@@ -86,6 +102,17 @@ class _Encoder:
 def _is_tensor(value: Any) -> bool:
     """Whether it is some framework's tensor or variable; it comes back as an array."""
     return not isinstance(value, np.generic) and all(hasattr(value, name) for name in ("__array__", "dtype", "shape"))
+
+
+def _from_tensor(value: Any) -> Any:
+    if hasattr(value, "detach"):  # PyTorch's, which NumPy takes neither with a gradient nor from a GPU nor as bfloat16
+        from resilient.state.torch_backend import to_numpy
+
+        return to_numpy(value.detach().cpu())
+    try:
+        return np.array(value)
+    except TypeError as error:  # JAX' keys
+        raise OpaqueError(f"a {type(value).__module__}.{type(value).__qualname__} that is no array") from error
 
 
 def _encode_leaf(value: Any) -> Any:

@@ -10,11 +10,14 @@ import keras
 import numpy as np
 
 from resilient.errors import CheckpointMismatchError
+from resilient.state.backend import Backend
 
 Named = dict[str, Any]  # name -> Keras variable, in the model's own order
 GROUPS = ("model", "optimizer", "metrics")
 _AUTO_NUMBER = re.compile(r"_\d+(?=[/_#]|$)|#\d+$")
 _SHOWN = 4
+# Integers whose type each backend of Keras chooses for itself, and the types they have.
+_COUNTERS, _COUNTER_TYPES = {"seed_generator_state", "iteration", "step_counter"}, {"int64", "uint32", "int32"}
 
 
 def variables_of(model: Any) -> dict[str, Named]:
@@ -54,14 +57,10 @@ def _optimizers(model: Any) -> Iterator[Any]:
             yield value
 
 
-def snapshot(variables: Named) -> dict[str, Any]:
-    """The variables' present values: references to the live buffers, copied by TensorFlow only when a later step writes into them."""
-    return {name: _value(variable) for name, variable in variables.items()}
-
-
-def _value(variable: Any) -> Any:
-    # `variable.value` is the live ResourceVariable; read_value() pins the buffer of this moment.
-    return variable.value.read_value()
+def snapshot(framework: Backend, model: Any, groups: Mapping[str, Named]) -> dict[str, dict[str, Any]]:
+    """The present values of all groups' variables, in their groups; they stay what they are now."""
+    values = iter(framework.snapshot(model, [variable for named in groups.values() for variable in named.values()]))
+    return {group: {name: next(values) for name in named} for group, named in groups.items()}
 
 
 def differences(saved: Mapping[str, Any], live: Named, what: str) -> list[str]:
@@ -77,7 +76,7 @@ def differences(saved: Mapping[str, Any], live: Named, what: str) -> list[str]:
     return [
         f"{what} variable '{name}' is {_describe(tensor)} in the checkpoint and {_describe(variable)} now"
         for tensor, (name, variable) in zip(saved.values(), live.items(), strict=True)
-        if _describe(tensor) != _describe(variable)
+        if _describe(tensor) != _describe(variable) and not _counts(tensor, name, variable)
     ]
 
 
@@ -111,8 +110,17 @@ def _canonical(name: str) -> str:
 
 
 def _describe(value: Any) -> str:
-    dtype = value.dtype if isinstance(value.dtype, str) else value.dtype.name
-    return f"{dtype}{list(value.shape)}"
+    return f"{_dtype(value)}{list(value.shape)}"
+
+
+def _dtype(value: Any) -> str:
+    return str(value.dtype if isinstance(value.dtype, str) else value.dtype.name)
+
+
+def _counts(saved: Any, name: str, live: Any) -> bool:
+    """Whether they differ at most in the type that their backends of Keras have for such a counter."""
+    integers = {_dtype(saved), _dtype(live)} <= _COUNTER_TYPES
+    return integers and _last_part(_canonical(name)) in _COUNTERS and tuple(saved.shape) == tuple(live.shape)
 
 
 def check(saved: Mapping[str, Mapping[str, Any]], live: Mapping[str, Named], where: str) -> None:
@@ -131,7 +139,8 @@ def mismatch(found: list[str], where: str) -> CheckpointMismatchError:
     )
 
 
-def assign(saved: Mapping[str, Any], live: Named) -> None:
+def assign(framework: Backend, saved: Mapping[str, Any], live: Named) -> None:
     """Write the checkpoint's tensors, matched by order, into the variables. `check` has to have passed."""
-    for tensor, variable in zip(saved.values(), live.values(), strict=True):
-        variable.assign(np.asarray(tensor))
+    for tensor, (name, variable) in zip(saved.values(), live.items(), strict=True):
+        value = np.asarray(tensor)
+        framework.assign(variable, value.astype(_dtype(variable)) if _counts(value, name, variable) else value)

@@ -1,0 +1,51 @@
+"""The line that says how far a replay has come."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from types import TracebackType
+
+_EVERY = 5.0  # seconds
+
+
+class Replay:
+    """Counts batches that are read again and skipped; says so on stderr where that takes long.
+
+    Args:
+        total: how many there are.
+        kind: of input.
+    """
+
+    def __init__(self, total: int, kind: str) -> None:
+        self._total = total
+        self._kind = kind
+        self._done = 0
+        self._said = time.monotonic()
+        self._spoke = False
+
+    def __enter__(self) -> Replay:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._spoke:
+            self._say()
+
+    def __iter__(self) -> Iterator[int]:
+        for index in range(self._total):
+            yield index
+            self.step()
+
+    def step(self) -> None:
+        """One more is read."""
+        self._done += 1
+        if time.monotonic() - self._said >= _EVERY:
+            self._say()
+
+    def _say(self) -> None:
+        self._said, self._spoke = time.monotonic(), True
+        sys.stderr.write(
+            f"resilient: going back to the saved position: {self._done} of {self._total} batches of the {self._kind} read again\n"
+        )
+        sys.stderr.flush()

@@ -1,0 +1,194 @@
+"""Inputs that are Python objects (PyDataset, generators, Grain, PyTorch's DataLoader) as Model.fit wants them, one batch ahead of training.
+
+Looking one batch ahead tells which batch is the last before Keras finds out by running into the end; and since batches may be fetched
+in another thread, the state from which each can be fetched again is remembered until it is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+
+from resilient import keras_private
+from resilient.data import randomness
+from resilient.data.base import SequentialInput
+from resilient.data.sources import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mark:
+    """Where a batch began: the source's state, and the process' generators where the source draws from them."""
+
+    state: Any
+    generators: Any
+
+
+class StreamInput(SequentialInput):
+    """What Model.fit gets as `x` for a Python source of batches."""
+
+    def __init__(self, source: Source, *, every_epoch: bool) -> None:
+        super().__init__(every_epoch=every_epoch)
+        self._source = source
+        self.kind, self.positioning, self.is_used_up = source.kind, source.positioning, source.is_used_up
+        self._peeked: list[Any] = []
+        self._draws = False
+        self._origin: Any = None
+        self._marks: dict[int, _Mark] = {}
+        self._waiting: list[Any] = []
+        self._given = 0
+        self._end: int | None = None
+        self._spec: Any = None
+        self._closed = False
+
+    @property
+    def length(self) -> int | None:
+        """See Input."""
+        return self._source.length
+
+    def settings(self) -> dict[str, Any]:
+        """See Input."""
+        return {**self._source.settings(), "elements": self._described()}
+
+    def _described(self) -> list[str]:
+        leaves = [leaf for leaf in keras.tree.flatten(self._peeked[0]) if leaf is not None]
+        return [f"{index}: {_dtype(leaf)}{list(leaf.shape[1:])}" for index, leaf in enumerate(leaves)]
+
+    def learn(self, origin: Any = None) -> None:
+        """Look at the first batches; `origin`: the process' generators as they were when the run did so."""
+        if origin is not None:
+            randomness.restore(origin)
+        before = randomness.capture()
+        self._peeked = self._source.peek()
+        self._draws = randomness.differ(before, randomness.capture())
+        self._origin = before if self._draws else None
+
+    def begin_run(self) -> None:
+        """A fresh run, not a resumed one."""
+        self._source.before_training()
+
+    def sample(self) -> tuple[Any, Any, Any]:
+        """See Input."""
+        return keras.utils.unpack_x_y_sample_weight(keras.tree.lists_to_tuples(self._peeked[0]))  # type: ignore[no-any-return]
+
+    def element_spec(self) -> Any:
+        """See Input."""
+        return self._specification() if self._peeked and keras.backend.backend() == "tensorflow" else None
+
+    def doubts(self) -> list[tuple[str, str, str]]:
+        """See Input."""
+        return self._source.doubts(draws=self._draws)
+
+    # -- passes ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _pass_length(self) -> int | None:
+        return self._source.length if self._end is None else self._end
+
+    def _begin_epoch(self) -> None:
+        self._source.begin_epoch()
+
+    def _begin_pass(self) -> None:
+        before = randomness.capture()
+        self._source.begin(self._pass, self._seed)
+        self._start(0)
+        self._draws = self._draws or randomness.differ(before, randomness.capture())
+
+    def _start(self, given: int) -> None:
+        self._given, self._end, self._waiting, self._marks = given, None, [], {}
+        self._pull()
+
+    def _pull(self) -> None:
+        at = self._given + len(self._waiting)
+        self._marks = {index: mark for index, mark in self._marks.items() if index >= self._consumed}
+        self._marks[at] = _Mark(self._source.state(), randomness.capture() if self._draws else None)
+        try:
+            self._waiting.append(self._source.pull())
+        except StopIteration:
+            self._end = at
+
+    def end_epoch(self) -> None:
+        """See Input."""
+        if self._in_epoch:
+            self._source.end_epoch()
+        super().end_epoch()
+
+    # -- position -------------------------------------------------------------------------------------------------------------
+
+    def _source_position(self) -> dict[str, Any]:
+        mark = self._marks.get(self._consumed)
+        if mark is None or self._is_over or (self._every_epoch and not self._in_epoch):  # nothing is ahead
+            mark = _Mark(self._source.state(), None)
+        return {"origin": self._origin, "state": mark.state, "generators": mark.generators, "between": self._source.between()}
+
+    def _go_on(self, position: Mapping[str, Any], *, over: bool) -> None:
+        problem = self._source.go_to(self._pass, self._seed, self._consumed, position["state"], position["between"], over=over)
+        if problem is not None:
+            self.warnings.append(problem)
+        if position["generators"] is not None:
+            self._draws = True
+            randomness.restore(position["generators"])
+        if over:
+            self._given, self._end, self._waiting, self._marks = self._consumed, self._consumed, [], {}
+        else:
+            self._start(self._consumed)
+
+    # -- Keras' side ----------------------------------------------------------------------------------------------------------
+
+    def _batches(self) -> Iterator[Any]:
+        """The rest of the present epoch; before an epoch has begun, the first batch, to build a model with."""
+        if not self._in_epoch:
+            yield self._peeked[0]
+            return
+        left = self._epochs.per_epoch if self._epochs.steps_per_epoch is not None else None
+        last = None if left is None else self._first + left
+        while not self._closed and (last is None or self._given < last):
+            if not self._waiting:
+                return
+            batch = self._waiting.pop()
+            self._given += 1
+            self._pull()
+            yield batch
+
+    def get_tf_dataset(self) -> Any:
+        """See Keras' DataAdapter. As Keras does it, but nothing is fetched ahead where fetching draws from the process' generators."""
+        return keras_private.dataset_of(self._batches, self._specification(), prefetch=not self._draws)
+
+    def _specification(self) -> Any:
+        if self._spec is None:
+            self._spec = keras_private.tensor_spec([keras.tree.lists_to_tuples(batch) for batch in self._peeked])
+        return self._spec
+
+    def get_numpy_iterator(self) -> Any:
+        """See Keras' DataAdapter."""
+        return keras_private.python_batches(self._batches(), "numpy")
+
+    def get_jax_iterator(self) -> Any:
+        """See Keras' DataAdapter."""
+        return keras_private.python_batches(self._batches(), "jax")
+
+    def get_torch_dataloader(self) -> Any:
+        """See Keras' DataAdapter."""
+        return keras_private.torch_dataloader(_Again(self._batches))
+
+    def close(self) -> None:
+        """See Input."""
+        self._closed = True
+        self._source.close()
+
+
+class _Again:
+    """An iterable that asks for its iterator when it is needed."""
+
+    def __init__(self, iterate: Any) -> None:
+        self._iterate = iterate
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._iterate()  # type: ignore[no-any-return]
+
+
+def _dtype(leaf: Any) -> str:
+    dtype = getattr(leaf, "dtype", None)
+    return str(getattr(dtype, "name", dtype)) if dtype is not None else type(leaf).__name__

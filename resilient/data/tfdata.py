@@ -1,0 +1,286 @@
+"""`tf.data.Dataset`: the position is the iterator's own checkpoint where TensorFlow can write one, a replay where it cannot.
+
+An iterator checkpoint holds every buffer of the pipeline, so it is taken only as often as its own cost allows (`Anchors`); from the last
+one to the position itself batches are pulled and dropped. A pass begins with a new iterator. TensorFlow's own checkpoint of an iterator
+loses the seeds of a shuffle that has been read to its end (`pipeline.keeps_its_order` says where that matters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from resilient import keras_private
+from resilient.data.anchors import anchors_for
+from resilient.data.base import SequentialInput
+from resilient.data.past import Past
+from resilient.data.pipeline import keeps_its_order, remembers, stateful_ops
+from resilient.data.progress import Replay
+from resilient.errors import ConfigurationError
+
+_UNKNOWN, _INFINITE = -2, -1
+
+
+class DatasetInput(SequentialInput):
+    """What Model.fit gets as `x` for a `tf.data.Dataset`, which it keeps as `dataset`.
+
+    Args:
+        dataset: the caller's.
+        class_weight: as in Model.fit.
+        strategy: the model's `tf.distribute` strategy, None for none (also on the other backends).
+        every_epoch: see SequentialInput.
+        steps: batches that Keras takes of each pass, None for all; how many iterators it makes of one pass depends on it.
+        compiled_loop: whether several steps run in one call of TensorFlow, which then has to pull from its own iterator.
+    """
+
+    kind = "tf.data"
+
+    def __init__(
+        self, dataset: Any, *, class_weight: Any, strategy: Any, every_epoch: bool, steps: int | None, compiled_loop: bool
+    ) -> None:
+        super().__init__(every_epoch=every_epoch)
+        self.dataset = dataset
+        self._inner = keras_private.TFDatasetAdapter(dataset, class_weight=class_weight)
+        plain = self._inner.get_tf_dataset()
+        cardinality = plain.cardinality() if callable(plain.cardinality) else plain.cardinality
+        self._cardinality = int(cardinality)
+        self._spec = plain.element_spec
+        self._distributed = strategy is not None or not hasattr(plain, "_inputs")
+        self._dataset = strategy.experimental_distribute_dataset(plain) if strategy is not None else plain
+        self.stateful = [] if self._distributed else sorted(stateful_ops(plain))
+        self._anchors = None if self._distributed or self.stateful or not keeps_its_order(plain) else anchors_for(plain)
+        self.positioning = "replay" if self._anchors is None else "iterator"
+        self._compiled_loop = compiled_loop and not self.stateful and self._cardinality != _UNKNOWN
+        self._stride = self._iterators_of_a_pass(steps)
+        self._created = 0
+        self._iterator: Any = None
+        self._ahead: _Ahead | None = None
+        self._past = Past() if remembers(self.stateful) else None
+
+    def _iterators_of_a_pass(self, steps: int | None) -> int:
+        """How many iterators Keras makes of one pass: each of them moves a reshuffling dataset on to its next order."""
+        known = self._cardinality >= 0
+        if self._every_epoch:
+            return 2 if known and (steps is None or steps >= self._cardinality) else 1
+        return 1
+
+    @property
+    def length(self) -> int | None:
+        """See Input."""
+        return self._cardinality if self._cardinality >= 0 else None
+
+    @property
+    def batch_size(self) -> int | None:
+        """See Input."""
+        return self._inner.batch_size  # type: ignore[no-any-return]
+
+    def settings(self) -> dict[str, Any]:
+        """See Input."""
+        return {"data": "tf.data.Dataset", "cardinality": self._cardinality, "elements": _described(self._spec)}
+
+    def sample(self) -> tuple[Any, Any, Any]:
+        """See Input. Nothing is read: the specification of the elements is all that counts."""
+        spec = self._spec
+        return keras.utils.unpack_x_y_sample_weight(spec)  # type: ignore[no-any-return]
+
+    def element_spec(self) -> Any:
+        """See Input."""
+        return self._spec if keras.backend.backend() == "tensorflow" else None
+
+    # -- passes ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _pass_length(self) -> int | None:
+        if self._cardinality >= 0:
+            return self._cardinality
+        return None if self._ahead is None else self._ahead.end
+
+    def _begin_pass(self) -> None:
+        if self._past is not None and self._ahead is not None:
+            self._past.end_pass(self._ahead.pulled)
+        self._start(self._pass)
+
+    def _start(self, pass_index: int) -> None:
+        """A new iterator for that pass. Those that Keras would have made before it are made too: each moves a reshuffling one on."""
+        while self._created < self._stride * pass_index:
+            self._new_iterator()
+        self._iterator = self._new_iterator()
+        self._ahead = _Ahead(self, self._iterator, look_ahead=self._cardinality == _UNKNOWN)
+        if self._anchors is not None:
+            self._anchors.begin_pass()
+
+    def _new_iterator(self) -> Any:
+        self._created += 1
+        return iter(self._dataset)
+
+    def pulling(self, pulled: int) -> None:
+        """The iterator stands after `pulled` batches of the pass and is about to be asked for the next."""
+        if self._anchors is not None and self._anchors.wanted:
+            self._anchors.take(pulled, self._iterator)
+
+    def gave(self, batch: Any) -> None:
+        """Training was given this batch."""
+        if self._past is not None:
+            self._past.add(batch)
+
+    # -- position -------------------------------------------------------------------------------------------------------------
+
+    def _source_position(self) -> dict[str, Any]:
+        if self._past is not None:
+            return self._past.position(self._consumed)
+        if self._pass < 0 or self._anchors is None or self._ahead is None:
+            return {}
+        # At its end an iterator holds nothing any more, and the next pass begins with a new one.
+        exactly_here = self._compiled_loop or self._ahead.pulled == self._consumed
+        if exactly_here and not self._is_over:
+            self._anchors.take_if_worth(self._consumed, self._iterator)
+        else:
+            self._anchors.want()
+        at, state = self._anchors.newest(self._consumed)
+        return {} if state is None else {"at": at, "state": state}
+
+    def _go_on(self, position: Mapping[str, Any], *, over: bool) -> None:
+        if self._pass < 0:
+            return
+        if self._past is not None:
+            self._read_again(self._past, position, over=over)
+            return
+        self._start(self._pass)
+        at = 0
+        if self._anchors is not None and position.get("state") is not None and not over:
+            at = int(position["at"])
+            keras_private.restore_iterator(self._iterator, np.asarray(position["state"]).tobytes())
+            self._anchors.begin_pass(at, position["state"])
+            if self._ahead is not None:
+                self._ahead.given = self._ahead.pulled = at
+        if not over:
+            self._skip(self._consumed - at)
+
+    def _skip(self, count: int, replay: Replay | None = None) -> None:
+        """Pull and drop, in the iterator that training pulls from next."""
+        source = self._iterator if self._compiled_loop or self._ahead is None else self._ahead
+        with replay or Replay(count, self.kind) as counting:
+            for _ in range(count):
+                next(source)
+                counting.step()
+
+    def _read_again(self, past: Past, position: Mapping[str, Any], *, over: bool) -> None:
+        """Replay what has state of its own: the present pass only where all passes are known to be alike, else all of them."""
+        passes = past.restore(position)
+        consumed = self._consumed
+        with Replay(sum(passes) + consumed, self.kind) as replay:
+            for index, count in enumerate(passes):
+                self._start(index)
+                self._skip(count, replay)
+                past.end_pass(count)
+            self._start(self._pass)
+            if not (over and past.alike):
+                self._skip(consumed, replay)
+        if not past.agrees(position, consumed):
+            self.warnings.append(
+                f"The {self.kind} input did not give the batches again that the run has trained (it contains {', '.join(self.stateful)}), "
+                "so the end of this run may differ. Let what it does depend on nothing but its arguments and its own seeds."
+            )
+
+    # -- Keras' side ----------------------------------------------------------------------------------------------------------
+
+    def present(self) -> Any:
+        """The iterator that training pulls from; before an epoch has begun, one that yields a batch to build a model with."""
+        if not self._in_epoch:
+            return iter([keras.tree.map_structure(_empty, self._spec)])
+        return self._iterator if self._compiled_loop else self._ahead
+
+    def get_tf_dataset(self) -> Any:
+        """See Keras' DataAdapter."""
+        return keras_private.handed_over(self.present, self._spec, self._cardinality)
+
+    def get_numpy_iterator(self) -> Any:
+        """See Keras' DataAdapter."""
+        return keras_private.converted_tf_batches(_Lazy(self.present), "numpy")
+
+    def get_jax_iterator(self) -> Any:
+        """See Keras' DataAdapter."""
+        return keras_private.converted_tf_batches(_Lazy(self.present), "jax")
+
+    def get_torch_dataloader(self) -> Any:
+        """See Keras' DataAdapter."""
+        return keras_private.torch_dataloader(_Lazy(self.present))
+
+    def close(self) -> None:
+        """See Input."""
+        self._iterator = self._ahead = None
+
+
+class _Lazy:
+    """An iterable whose iterator is asked for when it is needed, not when Keras makes it."""
+
+    def __init__(self, present: Any) -> None:
+        self._present = present
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._present()
+
+
+class _Ahead:
+    """The iterator as training sees it: knows how many batches it gave and, looking one ahead, which one is the last."""
+
+    def __init__(self, owner: DatasetInput, iterator: Any, *, look_ahead: bool) -> None:
+        self._owner = owner
+        self._iterator = iterator
+        self._looks = look_ahead
+        self._waiting: list[Any] = []
+        self.pulled = 0
+        self.given = 0
+        self.end: int | None = None
+
+    def __iter__(self) -> _Ahead:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._waiting:
+            self._pull()
+        if not self._waiting:
+            if self.given == 0:
+                raise ConfigurationError(f"The {self._owner.kind} input gave no batch. Pass one that has at least one batch in each epoch.")
+            raise StopIteration
+        batch = self._waiting.pop()
+        self.given += 1
+        self._owner.gave(batch)
+        if self._looks:
+            self._pull()
+        return batch
+
+    def _pull(self) -> None:
+        if self.end is not None:
+            return
+        self._owner.pulling(self.pulled)
+        try:
+            self._waiting.append(next(self._iterator))
+            self.pulled += 1
+        except StopIteration:
+            self.end = self.pulled
+
+
+def _described(spec: Any) -> list[str]:
+    # The number of samples in a batch is left out: the last one may be smaller.
+    return [f"{i}: {_dtype(leaf)}{_inner_shape(leaf)}" for i, leaf in enumerate(keras.tree.flatten(spec))]
+
+
+def _dtype(leaf: Any) -> str:
+    return str(getattr(getattr(leaf, "dtype", None), "name", type(leaf).__name__))
+
+
+def _inner_shape(leaf: Any) -> Any:
+    shape = getattr(leaf, "shape", None)
+    return None if shape is None or shape.rank is None else list(shape[1:])
+
+
+def _empty(spec: Any) -> Any:
+    import tensorflow as tf
+
+    if not isinstance(spec, tf.TensorSpec) or spec.shape.rank is None:
+        return spec
+    return tf.zeros([1 if size is None else size for size in spec.shape], spec.dtype)
