@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 from typing import Any
@@ -89,7 +90,39 @@ class Watch:
                     self._previous[number] = previous
                     signal.signal(number, self._handle)
         self._thread.start()
+        self._leave_children_alone()
         return self
+
+    def _leave_children_alone(self) -> None:
+        """A data worker forked from here must die of a signal as any program does, and must not report it through our socket.
+
+        The signals wait while it forks: one that came before the child has forgotten us would be taken for the training's own.
+        """
+        watch = weakref.ref(self)  # what is registered for fork stays so for the life of the process
+        masks = threading.local()
+
+        def before() -> None:
+            live = watch()
+            masks.before = None if live is None or live._closed else signal.pthread_sigmask(signal.SIG_BLOCK, live._signals)
+
+        def in_parent() -> None:
+            if masks.before is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+        def in_child() -> None:
+            live = watch()
+            if live is not None and not live._closed:
+                live._forget()
+            in_parent()
+
+        if self._wakes:
+            os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
+
+    def _forget(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for number, previous in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)
+        self._closed = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, previous in self._previous.items():
