@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import array_fit, batch_order
+from benchmarks import array_fit, batch_order, resume_place
 
 batch_order.main()
 array_fit.main()
+resume_place.main()

@@ -73,6 +73,9 @@ class RunCallbacks(keras.callbacks.CallbackList):
         progress: where the run stands.
         resume: the checkpoint to apply in the first epoch, None for a fresh run.
         on_restored: called once after the checkpoint has been applied.
+
+    Attributes:
+        put_back: undoes what Model.fit does to the state on the way of an exception of ours.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         self._data = data
         self._validation = validation
         self._ended_by_us = False
+        self.put_back: Callable[[], None] = lambda: None
         self._plan = plan
         self._monitor = monitor
         self._stop = stop
@@ -219,6 +223,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         self._monitor.tell()
         self._live_saver.tell()
         if self._more and not self._model.stop_training and self._phase is not None and epoch >= self._phase.last:
+            self.put_back = self._live_state.hold()
             raise PhaseDone
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -335,6 +340,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
     def _leave(self) -> None:
         notice = self._stop.notice
         durable = self._live_saver.wait(None if notice is None or math.isinf(notice.deadline) else notice.deadline)
+        self.put_back = self._live_state.hold()
         raise StopTraining(self.progress, durable=durable)
 
 

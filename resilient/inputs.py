@@ -42,7 +42,7 @@ class Inputs:
 
 def check_model(model: Any) -> None:
     """Raise ConfigurationError, or what Keras raises, unless this is a compiled model on a backend that we know."""
-    if not isinstance(model, keras.Model):
+    if not isinstance(model, keras_private.Trainer):  # keras.Model is one; others mix it into a layer of theirs
         raise ConfigurationError(f"model is a {type(model).__name__}. Pass a compiled keras.Model.")
     if keras.backend.backend() not in {"tensorflow", "jax", "torch"}:
         raise ConfigurationError(f"KERAS_BACKEND is {keras.backend.backend()!r}. resilient.fit needs tensorflow, jax or torch.")

@@ -24,6 +24,7 @@ from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 # The class weights of a dataset are mapped onto it there.
 from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
+from keras.src.trainers.trainer import Trainer
 
 # CallbackList hands callbacks floats instead of tensors; the checkpoint has to hold the very same numbers.
 from keras.src.utils.python_utils import pythonify_logs
@@ -33,6 +34,7 @@ __all__ = [
     "DataAdapter",
     "PyDatasetAdapter",
     "TFDatasetAdapter",
+    "Trainer",
     "array_slicing",
     "can_convert_arrays",
     "clear_initial_epoch",
@@ -42,6 +44,7 @@ __all__ = [
     "find_global_seed_generator",
     "global_generator",
     "handed_over",
+    "has_own_train_step",
     "is_grain_dataset",
     "is_tf_dataset",
     "is_torch_dataloader",
@@ -49,6 +52,8 @@ __all__ = [
     "make_global_seed_generator",
     "python_batches",
     "pythonify_logs",
+    "recurrent_states",
+    "replica_parts",
     "restore_iterator",
     "saving_lib",
     "saving_walk",
@@ -66,7 +71,8 @@ def symbolic_build(model: Any, batch: tuple[Any, Any, Any], spec: Any = None) ->
     """Create the variables of model, loss, metrics and optimizer without training a batch.
 
     fit() does this itself under a distribution strategy; without one it builds in the first batch, which is too late to restore into.
-    Keras does it by calling the model. A model with a train_step of its own need not have a `call`: then its train_step is traced.
+    Keras does it by calling the model on symbols, which is not to be had for every model: one with a train_step of its own need not have a
+    `call`, and a ragged input is no ragged symbol. Then the train_step is traced, as fit would do it in the first batch.
 
     Args:
         model: a compiled model.
@@ -76,11 +82,32 @@ def symbolic_build(model: Any, batch: tuple[Any, Any, Any], spec: Any = None) ->
     try:
         model._symbolic_build(data_batch=batch)
     except Exception:  # the program's own code runs here
-        if spec is None or type(model).train_step is keras.Model.train_step:
+        if spec is None:
             raise
         import tensorflow as tf
 
         tf.function(model.train_step).get_concrete_function(spec)
+
+
+def has_own_train_step(model: Any) -> bool:
+    """Whether the model's class trains in its own way, and so may make variables that nothing but its step makes."""
+    return type(model).train_step is not keras.Model.train_step
+
+
+def replica_parts(variable: Any) -> list[Any]:
+    """The parts of a variable that each replica of a strategy keeps for itself (a metric's sum), [] for any other variable.
+
+    Read as a whole it is their sum, and a sum that is assigned is split evenly: the same value, but other bits after the next batch.
+    """
+    value = variable.value
+    return list(value.values) if type(value).__name__ == "SyncOnReadVariable" else []
+
+
+def recurrent_states(model: Any) -> list[Any]:
+    """The states that stateful recurrent layers carry from batch to batch, which Keras counts among no variables."""
+    layers = [layer for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
+    states = [state for layer in layers for state in keras.tree.flatten(getattr(layer, "states", None))]
+    return [state for state in states if isinstance(state, keras.Variable)]
 
 
 def strategy_of(model: Any) -> Any | None:
@@ -231,8 +258,16 @@ def python_batches(batches: Any, target: str) -> Any:
 
 
 def torch_dataloader(batches: Any) -> Any:
-    """A DataLoader over any Python iterable of batches, as Keras' own adapters make it."""
-    return data_adapter_utils.get_torch_dataloader(batches)
+    """A DataLoader over any Python iterable of batches, as Keras' own adapters make it.
+
+    Each iterator of a DataLoader draws a seed for its workers, by default from PyTorch's global generator, from which dropout draws too: a
+    resumed run makes other iterators than one that was never stopped.
+    """
+    import torch
+
+    loader = data_adapter_utils.get_torch_dataloader(batches)
+    loader.generator = torch.Generator()
+    return loader
 
 
 def tensor_spec(batches: list[Any]) -> Any:

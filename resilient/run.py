@@ -97,8 +97,7 @@ class Run:
             keras_private.symbolic_build(self._model, self._data.sample(), self._data.element_spec())
         self._open_data(start)
         callbacks, state = self._prepare_callbacks(start)
-        if not self._is_finished(start):
-            self._audit()
+        self._audit(finished=self._is_finished(start))
         self._check(start, state)
         if start.final is not None and self._is_finished(start):
             return self._return_finished(start.final, state, callbacks)
@@ -134,11 +133,13 @@ class Run:
             "order_seed": _order_seed() if seed is None else seed,
         }
 
-    def _audit(self) -> None:
+    def _audit(self, *, finished: bool) -> None:
         """Say what cannot be exact. Also traces the training function, which makes the variables that only a custom train_step makes."""
+        if finished and not keras_private.has_own_train_step(self._model):
+            return
         arguments = self._arguments
         found = fit_findings(self._model, self._data, arguments.validation, arguments.callbacks)
-        if found:
+        if found and not finished:
             self._program.doubt([str(finding) for finding in found])
 
     def _plan(self, start: Start) -> EpochPlan:
@@ -180,6 +181,7 @@ class Run:
         if start.checkpoint is None:
             return
         manifest = start.checkpoint.manifest
+        environment.check_backend(manifest.state["environment"], str(self._store.directory))
         self._program.check(start.run)
         state.check(start.checkpoint.tensors, str(self._store.directory))
         finished = self._is_finished(start)
@@ -251,18 +253,22 @@ class Run:
 
     def _call(self, data: Any, callbacks: RunCallbacks, first: int, end: int) -> None:
         arguments = self._arguments
-        self._model.fit(
-            data,
-            batch_size=arguments.batch_size,
-            epochs=end,
-            verbose=arguments.verbose,
-            callbacks=callbacks,
-            validation_data=arguments.validation_data,
-            initial_epoch=first,
-            validation_steps=arguments.validation_steps,
-            validation_batch_size=arguments.validation_batch_size,
-            validation_freq=arguments.validation_freq,
-        )
+        try:
+            self._model.fit(
+                data,
+                batch_size=arguments.batch_size,
+                epochs=end,
+                verbose=arguments.verbose,
+                callbacks=callbacks,
+                validation_data=arguments.validation_data,
+                initial_epoch=first,
+                validation_steps=arguments.validation_steps,
+                validation_batch_size=arguments.validation_batch_size,
+                validation_freq=arguments.validation_freq,
+            )
+        except (PhaseDone, StopTraining):
+            callbacks.put_back()
+            raise
 
     def _restored(self, start: Start) -> None:
         if start.checkpoint is None:

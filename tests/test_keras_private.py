@@ -179,6 +179,15 @@ def test_a_py_dataset_adapter_fetches_in_order():
     assert batches == [0, 1, 2, 3, 4]
 
 
+def test_states_of_stateful_recurrent_layers_are_found():
+    """And those of other layers are not, as they begin anew with each batch."""
+    stateful = keras.layers.LSTM(3, stateful=True)
+    model = keras.Sequential([keras.Input((4, 2), batch_size=5), stateful, keras.layers.RepeatVector(2), keras.layers.GRU(3)])
+    model(np.ones((5, 4, 2), "float32"))
+    assert [state.shape for state in keras_private.recurrent_states(model)] == [(5, 3), (5, 3)]
+    assert all(state is not variable for state in keras_private.recurrent_states(model) for variable in model.variables)
+
+
 def test_a_strategy_is_found_where_the_model_was_made_under_one():
     """And none otherwise: asking Keras' public property would hand out the default strategy."""
     plain = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])

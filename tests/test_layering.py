@@ -28,7 +28,19 @@ LAYERS: dict[str, int] = {
 # The private names of Keras: no layer, but open to those who may know Keras at all.
 PRIVATE_KERAS = "keras_private"
 
-KNOWS_KERAS = {"state", "data", "callback", "model_checkpoint", "inputs", "program", "run", "fitting", "examining", "auditing", PRIVATE_KERAS}
+KNOWS_KERAS = {
+    "state",
+    "data",
+    "callback",
+    "model_checkpoint",
+    "inputs",
+    "program",
+    "run",
+    "fitting",
+    "examining",
+    "auditing",
+    PRIVATE_KERAS,
+}
 FRAMEWORKS = {"keras", "tensorflow", "jax", "torch"}
 PURE_LIBRARIES = {"xxhash"}
 # `settings` turns what the caller wrote into paths and signal numbers; it opens and installs nothing.

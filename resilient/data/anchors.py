@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from resilient import keras_private
-from resilient.data.pipeline import buffered_elements, element_nbytes
+from resilient.data.pipeline import buffered_elements, element_nbytes, reshuffling, shuffles_in
 
 _SHARE = 0.005  # of the time, for writing iterator states down
 _SECONDS_PER_ELEMENT = 20e-6  # of a shuffle buffer, measured; only a first guess
@@ -19,7 +19,7 @@ _LARGEST = 256 * 2**20  # bytes; above that the pass is replayed
 def anchors_for(dataset: Any) -> Anchors:
     """Those of a pipeline, with a first guess of what one costs."""
     elements = buffered_elements(dataset)
-    return Anchors(elements, elements * element_nbytes(dataset))
+    return Anchors(elements, elements * element_nbytes(dataset), reshuffling(dataset))
 
 
 class Anchors:
@@ -28,11 +28,13 @@ class Anchors:
     Args:
         elements: how many the pipeline buffers.
         nbytes: about what they take.
+        shuffles: how many shuffles a whole state tells of.
     """
 
-    def __init__(self, elements: int, nbytes: int) -> None:
+    def __init__(self, elements: int, nbytes: int, shuffles: int) -> None:
         self._cost = _SECONDS + _SECONDS_PER_ELEMENT * elements
         self._too_large = nbytes > _LARGEST
+        self._shuffles = shuffles
         self._last = time.monotonic()
         self._states: list[tuple[int, Any]] = []
         self._wanted = False
@@ -65,6 +67,8 @@ class Anchors:
         self._cost = self._last - began
         if state is None:  # an operation that refuses after all: the pass is replayed from where it can be
             self._too_large = True
+            return
+        if shuffles_in(state) < self._shuffles:  # one of them is at its end
             return
         self._states = [*self._states[-1:], (pulled, np.frombuffer(state, np.uint8))]
 

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from resilient import keras_private
+from resilient.data import loader_draws
 
 Indices = Any  # a slice, or an int64 array of shape (n,)
 
@@ -32,12 +33,13 @@ class ArrayBatches:
         return keras.tree.map_structure(lambda array: convert(array, indices), self._inputs, none_is_leaf=False)
 
     def first(self, size: int) -> Any:
-        """The first `size` samples. On PyTorch they come from a loader, as when Keras builds a model: it draws, and so must this."""
-        indices = slice(0, size)
-        return next(iter(self.loader(lambda: iter([indices]), lambda: True))) if self._backend == "torch" else self.take(indices)
+        """The first `size` samples, to build a model with. Under PyTorch Keras takes them from a loader, which draws."""
+        if self._backend == "torch":
+            loader_draws.draw()
+        return self.take(slice(0, size))
 
-    def loader(self, indices: Callable[[], Iterator[Indices]], draws: Callable[[], bool]) -> Any:
-        """What PyTorch iterates over: each iterator asks for its indices when its first batch is wanted, and whether it may draw."""
+    def loader(self, indices: Callable[[], Iterator[Indices]]) -> Any:
+        """What PyTorch iterates over: each iterator asks for its indices when its first batch is wanted."""
         import torch
 
         batches = self
@@ -51,24 +53,7 @@ class ArrayBatches:
                 return indices()
 
         loader = torch.utils.data.DataLoader(Samples(), batch_sampler=Batches(), collate_fn=lambda batch: batch)
-        return _Loader(loader, draws)
-
-
-class _Loader:
-    """A DataLoader draws a number from PyTorch's generator for each iterator, which one that goes on in mid-epoch must not."""
-
-    def __init__(self, loader: Any, draws: Callable[[], bool]) -> None:
-        self._loader = loader
-        self._draws = draws
-
-    def __iter__(self) -> Iterator[Any]:
-        import torch
-
-        before = None if self._draws() else torch.get_rng_state()
-        iterator = iter(self._loader)
-        if before is not None:
-            torch.set_rng_state(before)
-        return iterator
+        return loader_draws.QuietLoader(loader)
 
 
 def _for_jax(array: Any, indices: Indices) -> Any:

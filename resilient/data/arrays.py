@@ -12,6 +12,7 @@ from resilient import keras_private
 from resilient.data import fingerprint, order
 from resilient.data.array_batches import ArrayBatches
 from resilient.data.base import Input
+from resilient.data.loader_draws import LoaderDraws
 from resilient.data.plan import Span
 from resilient.errors import ConfigurationError
 
@@ -58,8 +59,7 @@ class ArrayInput(Input, keras_private.ArrayDataAdapter):
         self._announced: int | None = None
         self._dataset: Any = None
         self._batches: ArrayBatches | None = None
-        self._begun = True  # whether Keras has asked for the iterator of the epoch under way
-        self._ended = False  # whether it has asked for another one at that epoch's end, as it does
+        self._draws = LoaderDraws()
 
     def announce(self, count: int | None) -> None:
         """Batches in each epoch of the call of Model.fit that comes next."""
@@ -68,7 +68,7 @@ class ArrayInput(Input, keras_private.ArrayDataAdapter):
     def seek(self, epoch: int, batch: int) -> None:
         """The next iterator begins at this batch of this epoch; nothing before it is read."""
         self._position = (epoch, batch)
-        self._begun, self._ended = False, self._ended and batch > 0
+        self._draws.seek(batch)
 
     @property
     def length(self) -> int:
@@ -105,6 +105,10 @@ class ArrayInput(Input, keras_private.ArrayDataAdapter):
             iter(self._with_order(tf.data.Dataset.from_tensors(tf.range(min(self._batch_size, self.num_samples), dtype=tf.int64))))
         )
         return keras.utils.unpack_x_y_sample_weight(batch)  # type: ignore[no-any-return]
+
+    def element_spec(self) -> Any:
+        """See Input."""
+        return self.get_tf_dataset().element_spec if keras.backend.backend() == "tensorflow" else None
 
     def indices(self) -> Any:
         """Sample indices from the present position to the end of its epoch, int64, shape (n,)."""
@@ -168,7 +172,7 @@ class ArrayInput(Input, keras_private.ArrayDataAdapter):
 
     def get_torch_dataloader(self) -> Any:
         """The same as something to iterate over, a new iterator each time."""
-        return self._sliced().loader(lambda: self._batch_indices(contiguous=False), self._draws)
+        return self._sliced().loader(lambda: self._batch_indices(contiguous=False))
 
     def _sliced(self) -> ArrayBatches:
         if self._batches is None:
@@ -181,33 +185,23 @@ class ArrayInput(Input, keras_private.ArrayDataAdapter):
             batch = indices[start : start + self._batch_size]
             yield slice(int(batch[0]), int(batch[-1]) + 1) if contiguous else batch
 
-    def _draws(self) -> bool:
-        """Whether Keras' own loader would draw from PyTorch's generator for the iterator that is being made.
-
-        It would make one at the beginning and one at the end of every epoch; with steps_per_epoch one at the run's beginning and one at
-        the end of each pass. An epoch that goes on has its first one behind it and, stopped in validation, also its last.
-        """
-        begins, self._begun = not self._begun, True
-        epoch, batch = self._position
-        span, whole = self._epochs.span(epoch), self._epochs.steps_per_epoch is None
-        if begins:
-            return batch == 0 and (whole or epoch == self._epochs.first_epoch)
-        ended, self._ended = self._ended, True
-        return not ended and (whole or self._end(span) >= self.length)
+    def on_epoch_begin(self) -> None:
+        """Keras is about to take the epoch's iterator; an epoch without batches does not come here."""
+        epochs = self._epochs
+        self._draws.begin(due=epochs.steps_per_epoch is None or self._position[0] == epochs.first_epoch)
 
     def end_epoch(self) -> None:
-        """The present epoch's batches are all trained. One that was stopped after its last batch is not shown to Keras again."""
-        if keras.backend.backend() == "torch" and not self._ended and not self._begun:
-            self._begun = True
-            iter(self.get_torch_dataloader())
+        """The present epoch's batches are all trained."""
+        epochs = self._epochs
+        self._draws.end(due=epochs.steps_per_epoch is None or self._end(epochs.span(self._position[0])) >= self.length)
 
     def position(self) -> dict[str, Any]:
         """Plain data from which `restore` finds the present position again, beside epoch and batch."""
-        return {"ended": self._ended}
+        return {"ended": self._draws.ended}
 
     def restore(self, position: Mapping[str, Any]) -> None:
         """Go to a saved position; comes before `seek`."""
-        self._ended = bool(position.get("ended", False))
+        self._draws.ended = bool(position.get("ended", False))
 
 
 def _take_rows(indices: Any, inputs: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resilient import keras_private
+from resilient.data.loader_draws import LoaderDraws
 from resilient.data.plan import EpochPlan
 from resilient.errors import ConfigurationError
 
@@ -118,6 +119,7 @@ class SequentialInput(Input, keras_private.DataAdapter):
         self._restored = False
         self._announced: int | None = None
         self._was_announced = False
+        self._loader_draws = LoaderDraws()
 
     def announce(self, count: int | None) -> None:
         """See Input."""
@@ -146,7 +148,9 @@ class SequentialInput(Input, keras_private.DataAdapter):
         return None
 
     def on_epoch_begin(self) -> None:
-        """Keras' own time of calling is not ours: `seek` does what is to be done."""
+        """Keras is about to take the epoch's iterator. What else is to be done, `seek` does: Keras' own time of calling is not ours."""
+        begins_pass = self._first == 0 and (self._pass == 0 or self.length is None)
+        self._loader_draws.begin(due=self._every_epoch or begins_pass)
 
     def on_epoch_end(self) -> None:
         """Nothing: see `end_epoch`."""
@@ -186,6 +190,7 @@ class SequentialInput(Input, keras_private.DataAdapter):
     def seek(self, epoch: int, batch: int) -> None:
         """See Input. A new epoch goes on in the pass under way, or begins the next."""
         restored, self._restored = self._restored, False
+        self._loader_draws.seek(batch)
         if restored and batch > 0:  # in the midst of it, or at its end: `_in_epoch` was saved
             return
         self._begin_epoch()  # before anything of a new pass is fetched: the hook may shuffle
@@ -209,6 +214,8 @@ class SequentialInput(Input, keras_private.DataAdapter):
 
     def end_epoch(self) -> None:
         """See Input."""
+        known = self.length is not None or self._pass > 0
+        self._loader_draws.end(due=known and (self._every_epoch or self._is_over))
         self._in_epoch = False
 
     def position(self) -> dict[str, Any]:
@@ -220,6 +227,7 @@ class SequentialInput(Input, keras_private.DataAdapter):
             "length": self.epoch_length(0) if self._pass >= 0 else None,
             "pass_length": self._pass_length if self._pass >= 0 else None,
             "in_epoch": self._in_epoch,
+            "ended": self._loader_draws.ended,
             **self._source_position(),
         }
 
@@ -227,6 +235,7 @@ class SequentialInput(Input, keras_private.DataAdapter):
         """See Input."""
         self._pass, self._first, self._batch = position["pass"], position["first"], position["batch"]
         self._in_epoch = position["in_epoch"]
+        self._loader_draws.ended = position["ended"]
         length = position["pass_length"]
         over = (length is not None and self._consumed >= length) or (self._every_epoch and not self._in_epoch)
         self._go_on(position, over=over)

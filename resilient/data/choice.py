@@ -11,8 +11,10 @@ import keras
 from resilient import keras_private
 from resilient.data.arrays import ArrayInput, accepts
 from resilient.data.base import Input
+from resilient.data.data_loader import DataLoaderSource
 from resilient.data.objects import Fingerprint
-from resilient.data.sources import DataLoaderSource, GrainSource, IteratorSource, PyDatasetSource, Source
+from resilient.data.py_dataset import PyDatasetSource
+from resilient.data.sources import GrainSource, IteratorSource, Source
 from resilient.data.streams import StreamInput
 from resilient.data.tfdata import DatasetInput
 from resilient.errors import ConfigurationError
@@ -59,6 +61,7 @@ def choose(x: Any, y: Any, sample_weight: Any, use: Use) -> Input:
             class_weight=use.class_weight,
             strategy=use.strategy,
             every_epoch=use.validates or use.steps is None,
+            validates=use.validates,
             steps=use.steps,
             compiled_loop=use.steps_per_execution > 1 and keras.backend.backend() == "tensorflow",
         )

@@ -10,6 +10,8 @@ import numpy as np
 
 # How a value looks, None where it is not plain data. Given by the caller, because what counts as plain is the checkpoint's affair.
 Fingerprint = Callable[[Any], str | None]
+_SCALARS = (bool, int, float, str, type(None))
+_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 _LARGE = 2**16  # bytes: what is larger is looked at between epochs only, as it could not be after every batch
 
 
@@ -27,6 +29,7 @@ class ObjectState:
         self.has_own = callable(getattr(owner, "get_state", None)) and callable(getattr(owner, "set_state", None))
         attributes = {} if self.has_own else vars(owner)
         self._before = {name: fingerprint(value) for name, value in attributes.items()}
+        self._constants = {name: value for name, value in attributes.items() if isinstance(value, _SCALARS)}
         self._large = {name for name, value in attributes.items() if _nbytes(value) > _LARGE}
         self._changed_large: dict[str, Any] = {}
         self.opaque = sorted(name for name, value in self._before.items() if value is None and not _is_harmless(attributes[name]))
@@ -60,11 +63,18 @@ class ObjectState:
     def _changed(self, wanted: Callable[[str, Any], bool]) -> list[tuple[str, Any]]:
         changed = []
         for name, value in list(vars(self._owner).items()):
-            if wanted(name, value):
-                now = self._fingerprint(value)
-                if now is not None and now != self._before.get(name):
-                    changed.append((name, value))
+            if wanted(name, value) and self._has_changed(name, value):
+                changed.append((name, value))
         return changed
+
+    def _has_changed(self, name: str, value: Any) -> bool:
+        # The two cheap answers are for the many: this is asked for every batch.
+        if isinstance(value, _SCALARS) and name in self._constants and type(value) is type(self._constants[name]):
+            return bool(value != self._constants[name])
+        if isinstance(value, _GENERATORS):
+            return True
+        now = self._fingerprint(value)
+        return now is not None and now != self._before.get(name)
 
 
 def _nbytes(value: Any) -> int:

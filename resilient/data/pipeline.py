@@ -13,9 +13,8 @@ from resilient import keras_private
 _HARMLESS = re.compile(
     r"Dataset(V\d+)?$|^(Assert|If|While|Case|PartitionedCall|StatefulPartitionedCall|Print|PrintV2|NoOp)$|^LookupTable|HashTable"
 )
-_BEGINS_ANEW = re.compile(r"^(Random|ParameterizedTruncatedNormal|TruncatedNormal|Multinomial)")
-# Between a shuffle and a repeat these ask the shuffle for its end only when the repeat is about to begin it anew (measured, each of them).
-_TRANSPARENT = re.compile(r"^_?(Parallel)?(Map|Batch|PaddedBatch|Filter|Options)Dataset(V\d+)?$")
+_BEGINS_ANEW = re.compile(r"^(Random|ParameterizedTruncatedNormal|TruncatedNormal|Multinomial|DummySeedGenerator)")
+_SEEDS = re.compile(rb"Shuffle[A-Za-z0-9]*(\[\d+\])?@@epoch_num_random_samples")
 
 
 def datasets(dataset: Any) -> Iterator[Any]:
@@ -36,26 +35,28 @@ def remembers(ops: Iterable[str]) -> bool:
     return any(not _BEGINS_ANEW.match(op) for op in ops)
 
 
-def keeps_its_order(dataset: Any, *, repeated: bool = False, clear: bool = True) -> bool:
-    """Whether an iterator checkpoint of the pipeline restores the order of what comes after the present repetition, too.
+def reshuffling(dataset: Any) -> int:
+    """How many shuffles an iterator's state has to tell of, to restore the order of what comes after the present repetition, too.
 
-    A reshuffling shuffle that has been read to its end is left out of the checkpoint, with the state of its seeds. That does no harm at the
-    end of a pass, and none where a `repeat` notices the end at once; but an operation that reads ahead (prefetch, another shuffle) or
-    goes on with something else (concatenate) below a `repeat` leaves the next repetition with the order of the first.
-
-    Args:
-        dataset: the pipeline, or the part of it that is looked at.
-        repeated: whether a repeat follows.
-        clear: whether nothing but transparent operations lies between this part and that repeat.
+    A shuffle that has been read to its end leaves its seeds out of the state: an iterator restored from that goes on with wrong orders, in
+    the next repetition and in the next pass (measured with TensorFlow 2.21).
     """
+    shuffles = [part for part in datasets(dataset) if "Shuffle" in type(part).__name__]
+    return len(shuffles) if any(bool(getattr(part, "_reshuffle_each_iteration", True)) for part in shuffles) else 0
+
+
+def shuffles_again(dataset: Any, *, repeated: bool = False) -> bool:
+    """Whether one iterator reads a reshuffling shuffle several times: then it uses up more of its seeds, the further it is read."""
     name = type(dataset).__name__
-    shuffles = "Shuffle" in name and bool(getattr(dataset, "_reshuffle_each_iteration", True))
-    if repeated and shuffles and not clear:
-        return False
-    repeats = "Repeat" in name
-    clear = (repeats and not repeated) or (clear and _TRANSPARENT.match(name) is not None)
-    repeated = repeated or repeats
-    return all(keeps_its_order(source, repeated=repeated, clear=clear) for source in dataset._inputs())
+    if repeated and "Shuffle" in name and bool(getattr(dataset, "_reshuffle_each_iteration", True)):
+        return True
+    repeated = repeated or "Repeat" in name
+    return any(shuffles_again(source, repeated=repeated) for source in dataset._inputs())
+
+
+def shuffles_in(state: bytes) -> int:
+    """How many shuffles an iterator's state tells the seeds of."""
+    return len(_SEEDS.findall(state))
 
 
 def buffered_elements(dataset: Any) -> int:

@@ -15,6 +15,7 @@ import keras
 from resilient import keras_private
 from resilient.data import randomness
 from resilient.data.base import SequentialInput
+from resilient.data.loader_draws import LoaderDraws
 from resilient.data.sources import Source
 
 
@@ -32,6 +33,7 @@ class StreamInput(SequentialInput):
     def __init__(self, source: Source, *, every_epoch: bool) -> None:
         super().__init__(every_epoch=every_epoch)
         self._source = source
+        self._loader_draws = LoaderDraws(real=source.draws_itself)
         self.kind, self.positioning, self.is_used_up = source.kind, source.positioning, source.is_used_up
         self._peeked: list[Any] = []
         self._draws = False
@@ -71,6 +73,7 @@ class StreamInput(SequentialInput):
 
     def sample(self) -> tuple[Any, Any, Any]:
         """See Input."""
+        self._loader_draws.sample()
         return keras.utils.unpack_x_y_sample_weight(keras.tree.lists_to_tuples(self._peeked[0]))  # type: ignore[no-any-return]
 
     def element_spec(self) -> Any:

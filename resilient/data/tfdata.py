@@ -1,8 +1,7 @@
 """`tf.data.Dataset`: the position is the iterator's own checkpoint where TensorFlow can write one, a replay where it cannot.
 
 An iterator checkpoint holds every buffer of the pipeline, so it is taken only as often as its own cost allows (`Anchors`); from the last
-one to the position itself batches are pulled and dropped. A pass begins with a new iterator. TensorFlow's own checkpoint of an iterator
-loses the seeds of a shuffle that has been read to its end (`pipeline.keeps_its_order` says where that matters).
+one to the position itself batches are pulled and dropped. A pass begins with a new iterator.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from resilient import keras_private
 from resilient.data.anchors import anchors_for
 from resilient.data.base import SequentialInput
 from resilient.data.past import Past
-from resilient.data.pipeline import keeps_its_order, remembers, stateful_ops
+from resilient.data.pipeline import remembers, shuffles_again, stateful_ops
 from resilient.data.progress import Replay
 from resilient.errors import ConfigurationError
 
@@ -32,6 +31,7 @@ class DatasetInput(SequentialInput):
         class_weight: as in Model.fit.
         strategy: the model's `tf.distribute` strategy, None for none (also on the other backends).
         every_epoch: see SequentialInput.
+        validates: whether it is evaluated, not trained on.
         steps: batches that Keras takes of each pass, None for all; how many iterators it makes of one pass depends on it.
         compiled_loop: whether several steps run in one call of TensorFlow, which then has to pull from its own iterator.
     """
@@ -39,7 +39,7 @@ class DatasetInput(SequentialInput):
     kind = "tf.data"
 
     def __init__(
-        self, dataset: Any, *, class_weight: Any, strategy: Any, every_epoch: bool, steps: int | None, compiled_loop: bool
+        self, dataset: Any, *, class_weight: Any, strategy: Any, every_epoch: bool, validates: bool, steps: int | None, compiled_loop: bool
     ) -> None:
         super().__init__(every_epoch=every_epoch)
         self.dataset = dataset
@@ -51,10 +51,12 @@ class DatasetInput(SequentialInput):
         self._distributed = strategy is not None or not hasattr(plain, "_inputs")
         self._dataset = strategy.experimental_distribute_dataset(plain) if strategy is not None else plain
         self.stateful = [] if self._distributed else sorted(stateful_ops(plain))
-        self._anchors = None if self._distributed or self.stateful or not keeps_its_order(plain) else anchors_for(plain)
+        self._anchors = None if self._distributed or self.stateful else anchors_for(plain)
         self.positioning = "replay" if self._anchors is None else "iterator"
         self._compiled_loop = compiled_loop and not self.stateful and self._cardinality != _UNKNOWN
-        self._stride = self._iterators_of_a_pass(steps)
+        self._reads_through = not self._distributed and shuffles_again(plain)
+        self._before = 0 if strategy is None else 1  # under a strategy Keras makes one to build the model with
+        self._stride = self._iterators_of_a_pass(steps) + (self._before if every_epoch and validates else 0)
         self._created = 0
         self._iterator: Any = None
         self._ahead: _Ahead | None = None
@@ -83,6 +85,7 @@ class DatasetInput(SequentialInput):
 
     def sample(self) -> tuple[Any, Any, Any]:
         """See Input. Nothing is read: the specification of the elements is all that counts."""
+        self._loader_draws.sample()
         spec = self._spec
         return keras.utils.unpack_x_y_sample_weight(spec)  # type: ignore[no-any-return]
 
@@ -105,7 +108,7 @@ class DatasetInput(SequentialInput):
 
     def _start(self, pass_index: int) -> None:
         """A new iterator for that pass. Those that Keras would have made before it are made too: each moves a reshuffling one on."""
-        while self._created < self._stride * pass_index:
+        while self._created < self._before + self._stride * pass_index:
             self._new_iterator()
         self._iterator = self._new_iterator()
         self._ahead = _Ahead(self, self._iterator, look_ahead=self._cardinality == _UNKNOWN)
@@ -148,16 +151,34 @@ class DatasetInput(SequentialInput):
         if self._past is not None:
             self._read_again(self._past, position, over=over)
             return
+        at, state = int(position.get("at", 0)), position.get("state")
+        if self._reads_through and state is None:
+            self._read_passes()
         self._start(self._pass)
-        at = 0
-        if self._anchors is not None and position.get("state") is not None and not over:
-            at = int(position["at"])
+        if self._anchors is not None and state is not None and (self._reads_through or not over):
             keras_private.restore_iterator(self._iterator, np.asarray(position["state"]).tobytes())
             self._anchors.begin_pass(at, position["state"])
             if self._ahead is not None:
                 self._ahead.given = self._ahead.pulled = at
-        if not over:
+        else:
+            at = 0
+        if self._reads_through or not over:
             self._skip(self._consumed - at)
+
+    def _read_passes(self) -> None:
+        """Read the passes before the present one as far as they were read then: their shuffles have used up seeds."""
+        per_epoch = self._epochs.per_epoch if self._every_epoch else None
+        count = self.length if per_epoch is None else per_epoch
+        for index in range(self._pass):
+            self._start(index)
+            if count is not None:
+                self._skip(count)
+            else:
+                self._skip_to_end()
+
+    def _skip_to_end(self) -> None:
+        while self._ahead is not None and (self._ahead.given == 0 or self._ahead.end != self._ahead.given):
+            next(self._ahead)
 
     def _skip(self, count: int, replay: Replay | None = None) -> None:
         """Pull and drop, in the iterator that training pulls from next."""

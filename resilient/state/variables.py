@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from resilient import keras_private
 from resilient.errors import CheckpointMismatchError
 from resilient.state.backend import Backend
 
@@ -29,16 +31,45 @@ def variables_of(model: Any) -> dict[str, Named]:
     return {
         "model": _named(model.variables, seen),
         "optimizer": _named((v for optimizer in _optimizers(model) for v in optimizer.variables), seen),
-        "metrics": _named(model.metrics_variables, seen),
+        "metrics": _named((*model.metrics_variables, *keras_private.recurrent_states(model)), seen),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplicaPart:
+    """What one replica of a strategy keeps of a variable, with as much of a Keras variable's interface as is needed here."""
+
+    path: str
+    value: Any
+
+    @property
+    def dtype(self) -> str:
+        """Name of the type."""
+        return str(self.value.dtype.name)
+
+    @property
+    def shape(self) -> Any:
+        """As of the whole."""
+        return self.value.shape
+
+    def assign(self, value: Any) -> None:
+        """Of this replica alone."""
+        self.value.assign(value)
+
+
+def _in_parts(variables: Iterable[Any]) -> Iterator[Any]:
+    for variable in variables:
+        parts = keras_private.replica_parts(variable) if keras.backend.backend() == "tensorflow" else []
+        yield from [ReplicaPart(f"{variable.path}@{index}", part) for index, part in enumerate(parts)] or [variable]
 
 
 def _named(variables: Iterable[Any], seen: set[int]) -> Named:
     named: Named = {}
-    for variable in variables:
-        if id(variable) in seen:
+    for variable in _in_parts(variables):
+        identity = id(variable.value) if isinstance(variable, ReplicaPart) else id(variable)
+        if identity in seen:
             continue
-        seen.add(id(variable))
+        seen.add(identity)
         name, copies = variable.path, 1
         while name in named:
             copies += 1
