@@ -14,7 +14,7 @@ JOBS   ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check pytest format chaos bench clean
+.PHONY: help venv demo test check pytest format chaos inputs bench clean
 
 help:  ## what can be done here
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ format: $(STAMP)  ## let ruff rewrite what it can
 
 chaos: $(STAMP)  ## the kill storm: make chaos KILLS=200 SEED=1 JOBS=2
 	$(BIN)/python -m chaos.storm --kills $(KILLS) --seed $(SEED) --jobs $(JOBS)
+
+inputs: $(STAMP)  ## the kill storm over every kind of input, which makes the table in docs/exactness.md
+	$(BIN)/python -m chaos.inputs --kills 25 --seed $(SEED) --jobs $(JOBS) --write docs/exactness.md
 
 bench: $(STAMP)  ## measure what saving costs
 	$(BIN)/python -m benchmarks

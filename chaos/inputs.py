@@ -14,6 +14,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from chaos.programs.registry import Program
 from chaos.rounds import Place
 from chaos.zygote import Zygote
 
+_ROW = re.compile(r"\| `([a-z0-9-]+)` \| ([a-z]+) \|")
 MARKERS = ("<!-- inputs-table -->", "<!-- /inputs-table -->")
 KILLS_PER_ROUND = 9
 MOST_ROUNDS = 12
@@ -147,13 +149,14 @@ class Siege:
 class Storm:
     """All programs of the table, `jobs` at a time."""
 
-    def __init__(self, root: Path, kills: int, seed: int, jobs: int, fresh: bool, console: Console) -> None:
+    def __init__(self, root: Path, kills: int, seed: int, jobs: int, fresh: bool, console: Console, page: Page | None) -> None:
         self._root = root
         self._kills = kills
         self._seed = seed
         self._jobs = jobs
         self._fresh = fresh
         self._console = console
+        self._page = page
         self._lock = threading.Lock()
 
     def play(self, chosen: Iterable[tuple[Program, str]]) -> list[Verdict]:
@@ -182,11 +185,14 @@ class Storm:
     def _one(self, program: Program, backend: str, starter: Starter) -> Verdict:
         root = self._root / backend / program.name
         verdict = Siege(program, starter, root, backend, self._kills, self._seed).lay()
-        color = "green" if verdict.verdict == EQUAL else "yellow" if verdict.verdict.startswith(SKIPPED) else "red"
+        skipped = verdict.verdict.startswith(SKIPPED)
+        color = "green" if verdict.verdict == EQUAL else "yellow" if skipped else "red"
         with self._lock:
             self._console.print(f"[{color}]{escape(str(verdict))}[/]")
             for problem in verdict.result.problems[:5]:
                 self._console.print(f"    [red]{escape(problem)}[/]")
+            if self._page is not None and not skipped:
+                self._page.add(verdict)
         if verdict.verdict == EQUAL:
             shutil.rmtree(root, ignore_errors=True)
         return verdict
@@ -206,24 +212,31 @@ def choose(only: list[str] | None, backends: list[str] | None) -> list[tuple[Pro
     return [(one, backend) for backend in backends or registry.installed() for one in wanted if backend in one.backends]
 
 
-def markdown(verdicts: list[Verdict]) -> str:
-    """The table for the documentation."""
-    rows = ["| program | what is special | backend | kills | resumes within one epoch | verdict |", "|---|---|---|---|---|---|"]
-    for one in verdicts:
+class Page:
+    """The table in a file, between its markers where it has them: rows of earlier runs stay, and each verdict is written as it comes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        content = path.read_text(encoding="utf-8") if path.exists() else ""
+        marked = all(marker in content for marker in MARKERS)
+        self._before, inside, self._after = _split(content) if marked else ("", content, "\n")
+        self._rows = {match.groups(): line for line in inside.splitlines() if (match := _ROW.match(line))}
+
+    def add(self, one: Verdict) -> None:
+        """One more verdict."""
         kills = ", ".join(f"{count} {kind}" for kind, count in sorted(one.result.kills.items()))
-        cells = (f"`{one.program.name}`", one.program.says, one.backend, kills, str(one.result.resumes), one.verdict.lower())
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        cells = (f"`{one.program.name}`", one.backend, one.program.says, kills, str(one.result.resumes), one.verdict.lower())
+        self._rows[one.program.name, one.backend] = f"| {' | '.join(cells)} |"
+        head = ["| program | backend | what is special | kills | resumes within one epoch | verdict |", "|---|---|---|---|---|---|"]
+        order = [(name, backend) for backend in registry.ALL for name in registry.table()]
+        text = "\n".join([*head, *(self._rows[key] for key in order if key in self._rows)])
+        self._path.write_text(f"{self._before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{self._after}", encoding="utf-8")
 
 
-def write(path: Path, text: str) -> None:
-    """Put the table into a file: between the markers where it has them, else as the whole of it."""
-    before, after = "", ""
-    if path.exists():
-        content = path.read_text(encoding="utf-8")
-        if all(marker in content for marker in MARKERS):
-            before, after = content.split(MARKERS[0])[0], content.split(MARKERS[1])[1]
-    path.write_text(f"{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{after or chr(10)}", encoding="utf-8")
+def _split(content: str) -> tuple[str, str, str]:
+    before, _, rest = content.partition(MARKERS[0])
+    inside, _, after = rest.partition(MARKERS[1])
+    return before, inside, after
 
 
 def table(verdicts: list[Verdict]) -> Table:
@@ -246,7 +259,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backend", nargs="+", choices=registry.ALL, help="of Keras (all)")
     parser.add_argument("--list", action="store_true", help="list the programs and do nothing")
     parser.add_argument("--fresh", action="store_true", help="a new interpreter for each attempt, and no fork server")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write a Markdown table, between its markers where the file has them")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="keep the Markdown table in this file, between its markers, up to date")
     parser.add_argument("--root", type=Path, help="where to work; what went wrong is left there (a new temporary directory)")
     return parser.parse_args(given)
 
@@ -262,10 +275,9 @@ def main(given: list[str] | None = None) -> int:
         return 0
     root = args.root or Path(tempfile.mkdtemp(prefix="inputs-"))
     console.print(f"{len(chosen)} programs, {args.kills} kills each, seed {args.seed}, {args.jobs} at a time, in {root}")
-    verdicts = Storm(root, args.kills, args.seed, args.jobs, args.fresh, console).play(chosen)
+    page = Page(args.write) if args.write else None
+    verdicts = Storm(root, args.kills, args.seed, args.jobs, args.fresh, console, page).play(chosen)
     console.print(table(verdicts))
-    if args.write:
-        write(args.write, markdown(verdicts))
     bad = [one for one in verdicts if one.verdict != EQUAL and not one.verdict.startswith(SKIPPED)]
     kills = sum(one.kills for one in verdicts)
     console.print(

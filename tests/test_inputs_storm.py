@@ -162,20 +162,20 @@ def test_a_fresh_interpreter_does_what_a_fork_does(zygote: Zygote, tmp_path: Pat
 
 
 def test_the_table_is_written_between_its_markers(tmp_path: Path) -> None:
-    """What stands around them stays, a second table takes the first one's place, and a new file gets both."""
+    """What stands around them stays, a new verdict takes the place of an old one, other rows stay, and a new file gets both."""
     verdict = Verdict(registry.table()["arrays-shuffle"], "tensorflow", EQUAL, Result())
     verdict.result.kills.update({"SIGKILL": 3, "SIGTERM": 2})
     page, new = tmp_path / "page.md", tmp_path / "new.md"
-    page.write_text("before\n<!-- inputs-table -->\nold\n<!-- /inputs-table -->\nafter\n")
+    page.write_text("before\n<!-- inputs-table -->\n| `arrays-shuffle` | tensorflow | old |\n| `embedding` | jax | kept |\n<!-- /inputs-table -->\nafter\n")
     for _ in range(2):
-        inputs.write(page, inputs.markdown([verdict]))
-        inputs.write(new, inputs.markdown([verdict]))
+        inputs.Page(page).add(verdict)
+        inputs.Page(new).add(verdict)
     text = page.read_text()
     assert text.startswith("before\n<!-- inputs-table -->\n| program |")
     assert text.endswith("<!-- /inputs-table -->\nafter\n")
     assert (
-        "| `arrays-shuffle` | Arrays, `shuffle=True`, a partial last batch, validation | tensorflow | 3 SIGKILL, 2 SIGTERM | 0 | equal |"
+        "| `arrays-shuffle` | tensorflow | Arrays, `shuffle=True`, a partial last batch, validation | 3 SIGKILL, 2 SIGTERM | 0 | equal |"
         in text
     )
-    assert "old" not in text
+    assert "old" not in text and "| `embedding` | jax | kept |" in text
     assert new.read_text().count("arrays-shuffle") == 1
