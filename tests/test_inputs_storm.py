@@ -166,7 +166,8 @@ def test_the_table_is_written_between_its_markers(tmp_path: Path) -> None:
     verdict = Verdict(registry.table()["arrays-shuffle"], "tensorflow", EQUAL, Result())
     verdict.result.kills.update({"SIGKILL": 3, "SIGTERM": 2})
     page, new = tmp_path / "page.md", tmp_path / "new.md"
-    page.write_text("before\n<!-- inputs-table -->\n| `arrays-shuffle` | tensorflow | old |\n| `embedding` | jax | kept |\n<!-- /inputs-table -->\nafter\n")
+    rows = "| `arrays-shuffle` | tensorflow | old |\n| `embedding` | jax | kept |"
+    page.write_text(f"before\n<!-- inputs-table -->\n{rows}\n<!-- /inputs-table -->\nafter\n")
     for _ in range(2):
         inputs.Page(page).add(verdict)
         inputs.Page(new).add(verdict)
