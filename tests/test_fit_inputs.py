@@ -22,8 +22,6 @@ STOPS = [
     ("on_test_batch_end", 1),
     ("on_train_batch_end", 10),  # the last batch of an epoch of ten
     ("on_epoch_end", 1),
-    ("on_epoch_begin", 1),
-    ("on_train_batch_end", 4),
 ]
 
 
@@ -210,7 +208,7 @@ def program(
         keras.utils.set_random_seed(7)
         x, validation_data = make(), validation()
         model = build()
-        chosen = {"epochs": 4, "verbose": 0, "monitor": "loss", "shuffle": False, **arguments}
+        chosen = {"epochs": 3, "verbose": 0, "monitor": "loss", "shuffle": False, **arguments}
         history = resilient.fit(
             model, x, **chosen, validation_data=validation_data, callbacks=extra, directory=directory, on_preempt="return", grace="60s"
         )
@@ -260,7 +258,7 @@ PROGRAMS = {
     "validation by a PyDataset": program(in_order, validation=Pairs),
     "validation by a generator": program(in_order, validation=batches, validation_steps=3),
     "validation by a part of a dataset": program(in_order, validation=shuffled, validation_steps=2),
-    "validation in some epochs": program(in_order, validation=shuffled, validation_freq=[2, 4]),
+    "validation in some epochs": program(in_order, validation=shuffled, validation_freq=[1, 3]),
 }
 if importlib.util.find_spec("grain") is not None:
     PROGRAMS |= {
@@ -280,7 +278,7 @@ if importlib.util.find_spec("torchdata") is not None:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_run_stopped_many_times_ends_with_the_bits_of_an_undisturbed_one(name: str, tmp_path: Path) -> None:
-    """Stops in training, twice in one epoch, in validation, after an epoch's last batch, at its end and at its beginning."""
+    """Stops in training, twice in one epoch, in validation, after an epoch's last batch and at its end."""
     undisturbed, none = run_until_done(PROGRAMS[name], tmp_path / "undisturbed", [])
     stopped, stops = run_until_done(PROGRAMS[name], tmp_path / "stopped", STOPS)
     assert none == 0 and stops >= 2
