@@ -157,7 +157,6 @@ class RunCallbacks(keras.callbacks.CallbackList):
         elif not self._trained_here and self._live_saver.durable is None:
             self.progress = Progress(epoch, 0, self.progress.step)
             self._live_saver.submit(self._capture({}, logs={}), must=True)
-        self._data.seek(epoch, skip)
         if self._stop.requested:
             self._leave()
         if skip == 0:
@@ -165,6 +164,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
             super().on_epoch_begin(epoch, logs)
         elif self._progbar is not None:
             self._progbar.on_epoch_begin(epoch)
+        self._data.seek(epoch, skip)  # after the caller's callbacks, as in Keras: they may set something on the data
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Numbered from the epoch's true beginning."""

@@ -36,7 +36,7 @@ class Anchors:
         self._too_large = nbytes > _LARGEST
         self._shuffles = shuffles
         self._last = time.monotonic()
-        self._states: list[tuple[int, Any]] = []
+        self._states: list[tuple[int, Any]] = [(0, None)]
         self._wanted = False
 
     @property

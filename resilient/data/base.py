@@ -194,15 +194,22 @@ class SequentialInput(Input, keras_private.DataAdapter):
         if restored and batch > 0:  # in the midst of it, or at its end: `_in_epoch` was saved
             return
         self._begin_epoch()  # before anything of a new pass is fetched: the hook may shuffle
-        if self._pass < 0 or self._every_epoch or self._is_over:
+        if not self._wants_new_pass():
+            self._first, self._batch = self._consumed, 0
+            self._continue_pass()
+        if self._wants_new_pass():
             self._pass, self._first, self._batch = self._pass + 1, 0, 0
             self._begin_pass()
-        else:
-            self._first, self._batch = self._consumed, 0
         self._in_epoch = True
+
+    def _continue_pass(self) -> None:
+        """A new epoch goes on in the pass under way."""
 
     def _begin_epoch(self) -> None:
         """The epoch's first batch is next."""
+
+    def _wants_new_pass(self) -> bool:
+        return self._pass < 0 or self._every_epoch or self._is_over
 
     @property
     def _is_over(self) -> bool:
@@ -237,7 +244,7 @@ class SequentialInput(Input, keras_private.DataAdapter):
         self._in_epoch = position["in_epoch"]
         self._loader_draws.ended = position["ended"]
         length = position["pass_length"]
-        over = (length is not None and self._consumed >= length) or (self._every_epoch and not self._in_epoch)
+        over = self._pass < 0 or (length is not None and self._consumed >= length) or (self._every_epoch and not self._in_epoch)
         self._go_on(position, over=over)
         self._restored = True
 

@@ -66,7 +66,7 @@ def choose(x: Any, y: Any, sample_weight: Any, use: Use) -> Input:
             compiled_loop=use.steps_per_execution > 1 and keras.backend.backend() == "tensorflow",
         )
     source = _source(x, use)
-    return StreamInput(source, every_epoch=use.validates or use.steps is None)
+    return StreamInput(source, every_epoch=use.validates or use.steps is None, validates=use.validates)
 
 
 def _check_extras(x: Any, y: Any, sample_weight: Any) -> None:

@@ -37,7 +37,7 @@ class ObjectState:
     def boundary(self) -> None:
         """Between two epochs, where large attributes change: the order of the samples, say."""
         if not self.has_own:
-            self._changed_large = {name: value.copy() for name, value in self._changed(self._is_large)}
+            self._changed_large = {name: _copy(value) for name, value in self._changed(self._is_large)}
 
     def small(self) -> Any:
         """State of this moment but for large attributes."""
@@ -78,7 +78,21 @@ class ObjectState:
 
 
 def _nbytes(value: Any) -> int:
-    return int(value.nbytes) if isinstance(value, np.ndarray) else 0
+    """About the size of a value; counting ends where it is large."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, (list, tuple, set, frozenset, dict)):
+        total = 16 * len(value)
+        for item in value.items() if isinstance(value, dict) else value:
+            if total > _LARGE:
+                break
+            total += _nbytes(item)
+        return total
+    nbytes = getattr(value, "nbytes", None)
+    if isinstance(nbytes, int):
+        return nbytes
+    size = getattr(value, "shape", None)
+    return _LARGE + 1 if size is not None and hasattr(value, "__array__") else 0
 
 
 def _is_harmless(value: Any) -> bool:

@@ -66,11 +66,6 @@ class PyDatasetSource(Source):
         known = PEEKED if self.length is None else min(PEEKED, self.length)
         return [adapter._standardize_batch(self._dataset[index]) for index in range(known)]
 
-    def before_training(self) -> None:
-        """See Source. Keras calls the hook once before the first epoch."""
-        self._dataset.on_epoch_end()
-        self._object.boundary()
-
     def begin_epoch(self) -> None:
         """See Source."""
         self._dataset.on_epoch_begin()

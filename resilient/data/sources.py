@@ -6,16 +6,20 @@ A source knows nothing of epochs: it begins passes, is pulled from, tells its st
 from __future__ import annotations
 
 import abc
+import contextlib
 import itertools
 import json
 import re
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 from resilient.data.fingerprint import Chain
 from resilient.data.progress import Replay
+from resilient.errors import ConfigurationError
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_used_iterators: weakref.WeakSet[Any] = weakref.WeakSet()
 PEEKED = 2  # batches from which Keras learns shapes
 
 
@@ -50,9 +54,6 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def peek(self) -> list[Any]:
         """The first batches, at most two, from which shapes are learned."""
-
-    def before_training(self) -> None:  # noqa: B027
-        """A fresh run begins."""
 
     def begin_epoch(self) -> None:  # noqa: B027
         """An epoch begins."""
@@ -101,6 +102,7 @@ class IteratorSource(Source):
         self._waiting: list[Any] = []
         self._pulled = 0
         self._chain = Chain()
+        self._was_used = any(iterator is other for other in _used_iterators)
 
     def settings(self) -> dict[str, Any]:
         """See Input."""
@@ -121,6 +123,9 @@ class IteratorSource(Source):
 
     def _take(self) -> Any:
         batch = next(self._iterator)
+        if not self._pulled:
+            with contextlib.suppress(TypeError):  # no weak references: then it is not noticed
+                _used_iterators.add(self._iterator)
         self._pulled += 1
         if not self._has_own:
             self._chain.add(batch)
@@ -156,6 +161,11 @@ class IteratorSource(Source):
         if self._has_own:
             self._iterator.set_state(state["own"])
             return None
+        if self._was_used:
+            raise ConfigurationError(
+                "The generator was read by an earlier fit of this process, and cannot be read again from its start. "
+                "Make a new one for each call."
+            )
         try:
             with Replay(int(state["pulled"]) - self._pulled, self.kind) as replay:
                 for _ in replay:

@@ -30,9 +30,10 @@ class _Mark:
 class StreamInput(SequentialInput):
     """What Model.fit gets as `x` for a Python source of batches."""
 
-    def __init__(self, source: Source, *, every_epoch: bool) -> None:
+    def __init__(self, source: Source, *, every_epoch: bool, validates: bool = False) -> None:
         super().__init__(every_epoch=every_epoch)
         self._source = source
+        self._validates = validates
         self._loader_draws = LoaderDraws(real=source.draws_itself)
         self.kind, self.positioning, self.is_used_up = source.kind, source.positioning, source.is_used_up
         self._peeked: list[Any] = []
@@ -42,6 +43,7 @@ class StreamInput(SequentialInput):
         self._waiting: list[Any] = []
         self._given = 0
         self._end: int | None = None
+        self._error: Exception | None = None
         self._spec: Any = None
         self._closed = False
 
@@ -69,7 +71,8 @@ class StreamInput(SequentialInput):
 
     def begin_run(self) -> None:
         """A fresh run, not a resumed one."""
-        self._source.before_training()
+        if not self._validates:
+            self._source.end_epoch()  # as Keras does, once before the first epoch
 
     def sample(self) -> tuple[Any, Any, Any]:
         """See Input."""
@@ -91,7 +94,13 @@ class StreamInput(SequentialInput):
         return self._source.length if self._end is None else self._end
 
     def _begin_epoch(self) -> None:
+        if self._validates:  # Keras ends an epoch before each evaluation, too
+            self._source.end_epoch()
         self._source.begin_epoch()
+
+    def _continue_pass(self) -> None:
+        if not self._waiting:
+            self._pull()
 
     def _begin_pass(self) -> None:
         before = randomness.capture()
@@ -111,6 +120,8 @@ class StreamInput(SequentialInput):
             self._waiting.append(self._source.pull())
         except StopIteration:
             self._end = at
+        except Exception as error:  # noqa: BLE001  of the caller's data: raised when training asks for this batch, and not one before
+            self._error = error
 
     def end_epoch(self) -> None:
         """See Input."""
@@ -133,10 +144,10 @@ class StreamInput(SequentialInput):
         if position["generators"] is not None:
             self._draws = True
             randomness.restore(position["generators"])
-        if over:
-            self._given, self._end, self._waiting, self._marks = self._consumed, self._consumed, [], {}
-        else:
-            self._start(self._consumed)
+        length = position["length"]
+        self._given, self._end, self._waiting, self._marks = self._consumed, self._consumed if over else None, [], {}
+        if not over and self._in_epoch and (length is None or self._batch < length):
+            self._pull()
 
     # -- Keras' side ----------------------------------------------------------------------------------------------------------
 
@@ -148,11 +159,14 @@ class StreamInput(SequentialInput):
         left = self._epochs.per_epoch if self._epochs.steps_per_epoch is not None else None
         last = None if left is None else self._first + left
         while not self._closed and (last is None or self._given < last):
+            if self._error is not None:
+                raise self._error
             if not self._waiting:
                 return
             batch = self._waiting.pop()
             self._given += 1
-            self._pull()
+            if last is None or self._given < last:  # the next epoch's first batch comes after the hook between them
+                self._pull()
             yield batch
 
     def get_tf_dataset(self) -> Any:

@@ -6,6 +6,7 @@ one to the position itself batches are pulled and dropped. A pass begins with a 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,11 +17,12 @@ from resilient import keras_private
 from resilient.data.anchors import anchors_for
 from resilient.data.base import SequentialInput
 from resilient.data.past import Past
-from resilient.data.pipeline import remembers, shuffles_again, stateful_ops
+from resilient.data.pipeline import remembers, reshuffling, shuffles_again, stateful_ops
 from resilient.data.progress import Replay
 from resilient.errors import ConfigurationError
 
-_UNKNOWN, _INFINITE = -2, -1
+_UNKNOWN = -2  # cardinality
+_created_of: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 class DatasetInput(SequentialInput):
@@ -54,10 +56,14 @@ class DatasetInput(SequentialInput):
         self._anchors = None if self._distributed or self.stateful else anchors_for(plain)
         self.positioning = "replay" if self._anchors is None else "iterator"
         self._compiled_loop = compiled_loop and not self.stateful and self._cardinality != _UNKNOWN
+        self._moves_on = not self._distributed and reshuffling(plain) > 0
         self._reads_through = not self._distributed and shuffles_again(plain)
         self._before = 0 if strategy is None else 1  # under a strategy Keras makes one to build the model with
         self._stride = self._iterators_of_a_pass(steps) + (self._before if every_epoch and validates else 0)
-        self._created = 0
+        # A reshuffling dataset moves on with every iterator, also in an earlier fit of this process.
+        self._created = _created_of.get(dataset, 0)
+        self._offset = self._created
+        self._late = False  # more iterators were made of it than the run had made at this place
         self._iterator: Any = None
         self._ahead: _Ahead | None = None
         self._past = Past() if remembers(self.stateful) else None
@@ -108,15 +114,25 @@ class DatasetInput(SequentialInput):
 
     def _start(self, pass_index: int) -> None:
         """A new iterator for that pass. Those that Keras would have made before it are made too: each moves a reshuffling one on."""
-        while self._created < self._before + self._stride * pass_index:
+        needed = self._offset + self._before + self._stride * pass_index
+        while self._created < needed:
             self._new_iterator()
+        self._late = self._created > needed
         self._iterator = self._new_iterator()
         self._ahead = _Ahead(self, self._iterator, look_ahead=self._cardinality == _UNKNOWN)
         if self._anchors is not None:
             self._anchors.begin_pass()
 
+    def _warn_if_late(self) -> None:
+        if self._late and self._moves_on and not self.warnings:
+            self.warnings.append(
+                "The dataset was iterated over in this process before, and cannot go back to the order that the run needs. "
+                "Make a new one for each fit."
+            )
+
     def _new_iterator(self) -> Any:
         self._created += 1
+        _created_of[self.dataset] = self._created
         return iter(self._dataset)
 
     def pulling(self, pulled: int) -> None:
@@ -132,10 +148,11 @@ class DatasetInput(SequentialInput):
     # -- position -------------------------------------------------------------------------------------------------------------
 
     def _source_position(self) -> dict[str, Any]:
+        offset = {"offset": self._offset}
         if self._past is not None:
-            return self._past.position(self._consumed)
+            return {**offset, **self._past.position(self._consumed)}
         if self._pass < 0 or self._anchors is None or self._ahead is None:
-            return {}
+            return offset
         # At its end an iterator holds nothing any more, and the next pass begins with a new one.
         exactly_here = self._compiled_loop or self._ahead.pulled == self._consumed
         if exactly_here and not self._is_over:
@@ -143,10 +160,14 @@ class DatasetInput(SequentialInput):
         else:
             self._anchors.want()
         at, state = self._anchors.newest(self._consumed)
-        return {} if state is None else {"at": at, "state": state}
+        return offset if state is None else {**offset, "at": at, "state": state}
 
     def _go_on(self, position: Mapping[str, Any], *, over: bool) -> None:
+        self._offset = int(position["offset"])
         if self._pass < 0:
+            return
+        if over and not self._reads_through and self._past is None:
+            self._end_at(self._consumed)
             return
         if self._past is not None:
             self._read_again(self._past, position, over=over)
@@ -155,15 +176,22 @@ class DatasetInput(SequentialInput):
         if self._reads_through and state is None:
             self._read_passes()
         self._start(self._pass)
-        if self._anchors is not None and state is not None and (self._reads_through or not over):
+        if self._anchors is not None and state is not None:
             keras_private.restore_iterator(self._iterator, np.asarray(position["state"]).tobytes())
             self._anchors.begin_pass(at, position["state"])
             if self._ahead is not None:
                 self._ahead.given = self._ahead.pulled = at
         else:
             at = 0
-        if self._reads_through or not over:
-            self._skip(self._consumed - at)
+            self._warn_if_late()
+        self._skip(self._consumed - at)
+        if over:
+            self._end_at(self._consumed)
+
+    def _end_at(self, batches: int) -> None:
+        """The pass is done with after so many batches; the next one makes its own iterator."""
+        self._ahead = _Ahead(self, iter(()), look_ahead=False)
+        self._ahead.end = self._ahead.pulled = self._ahead.given = batches
 
     def _read_passes(self) -> None:
         """Read the passes before the present one as far as they were read then: their shuffles have used up seeds."""
@@ -200,6 +228,8 @@ class DatasetInput(SequentialInput):
             self._start(self._pass)
             if not (over and past.alike):
                 self._skip(consumed, replay)
+            if over:
+                self._end_at(consumed)
         if not past.agrees(position, consumed):
             self.warnings.append(
                 f"The {self.kind} input did not give the batches again that the run has trained (it contains {', '.join(self.stateful)}), "
@@ -256,11 +286,14 @@ class _Ahead:
         self.pulled = 0
         self.given = 0
         self.end: int | None = None
+        self._error: Exception | None = None
 
     def __iter__(self) -> _Ahead:
         return self
 
     def __next__(self) -> Any:
+        if self._error is not None:
+            raise self._error
         if not self._waiting:
             self._pull()
         if not self._waiting:
@@ -283,6 +316,10 @@ class _Ahead:
             self.pulled += 1
         except StopIteration:
             self.end = self.pulled
+        except Exception as error:
+            if not self._looks:
+                raise
+            self._error = error  # of the batch after the one that is asked for: raised with its own
 
 
 def _described(spec: Any) -> list[str]:

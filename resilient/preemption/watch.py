@@ -17,11 +17,11 @@ import socket
 import threading
 import time
 import warnings
-import weakref
 from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 from typing import Any
 
+from resilient.preemption import forks
 from resilient.preemption.stop import Notice, StopRequest
 
 _MARGIN = 0.1  # of the grace period is kept for the exit itself,
@@ -90,33 +90,9 @@ class Watch:
                     self._previous[number] = previous
                     signal.signal(number, self._handle)
         self._thread.start()
-        self._leave_children_alone()
-        return self
-
-    def _leave_children_alone(self) -> None:
-        """A data worker forked from here must die of a signal as any program does, and must not report it through our socket.
-
-        The signals wait while it forks: one that came before the child has forgotten us would be taken for the training's own.
-        """
-        watch = weakref.ref(self)  # what is registered for fork stays so for the life of the process
-        masks = threading.local()
-
-        def before() -> None:
-            live = watch()
-            masks.before = None if live is None or live._closed else signal.pthread_sigmask(signal.SIG_BLOCK, live._signals)
-
-        def in_parent() -> None:
-            if masks.before is not None:
-                signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
-
-        def in_child() -> None:
-            live = watch()
-            if live is not None and not live._closed:
-                live._forget()
-            in_parent()
-
         if self._wakes:
-            os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
+            forks.protect(self._signals, self._forget)
+        return self
 
     def _forget(self) -> None:
         signal.set_wakeup_fd(-1)
@@ -129,6 +105,7 @@ class Watch:
             if signal.getsignal(number) == self._handle:  # unless the program installed its own meanwhile
                 signal.signal(number, signal.SIG_DFL if previous is None else previous)
         if self._wakes:
+            forks.release(self._forget)
             signal.set_wakeup_fd(self._previous_wakeup)
         self._closed = True
         self._poke()

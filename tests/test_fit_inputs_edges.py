@@ -1,0 +1,241 @@
+"""Sequences of events around the edges of epochs, passes and calls, for inputs that have a position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import resilient
+from tests.exactness import digests, run_until_done
+from tests.test_fit_exact import built
+from tests.test_fit_inputs import Noisy, Pairs, Reshuffled, batches, filtered, program, shuffled, slices
+
+
+class FailsOnce(keras.callbacks.Callback):  # type: ignore[misc]
+    """Raises before the n-th batch that this process trains: what is left then is the last save."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.left = batch
+
+    def get_state(self) -> None:
+        return None
+
+    def set_state(self, state: None) -> None:
+        pass
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("stopped")
+
+
+def end_after_failures(make: Any, directory: Path, failures: list[int]) -> dict[str, str]:
+    for batch in failures:
+        with pytest.raises(RuntimeError, match="stopped"):
+            make(directory, [FailsOnce(batch)])
+    return digests(*make(directory, [FailsOnce(10**9)]))
+
+
+STEPS = {"steps_per_epoch": 7}
+
+
+@pytest.mark.filterwarnings("ignore:If this training is interrupted")
+@pytest.mark.parametrize(
+    ("make", "arguments"),
+    [
+        (batches, STEPS),
+        (Noisy, STEPS),
+        (Pairs, {**STEPS, "shuffle": True}),
+        (Reshuffled, {}),
+        (shuffled, {}),
+        (filtered, STEPS),
+    ],
+    ids=["generator", "PyDataset that draws", "PyDataset shuffled", "PyDataset that reshuffles", "dataset", "dataset of unknown length"],
+)
+def test_a_run_that_dies_before_its_first_batch_goes_on_from_the_start(
+    make: Callable[[], Any], arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    """Only step 0 is on disk, where no pass has begun; dying there twice changes nothing."""
+    run = program(make, epochs=2, **arguments) if "epochs" not in arguments else program(make, **arguments)
+    assert end_after_failures(run, tmp_path / "failed", [1, 1, 2]) == end_after_failures(run, tmp_path / "whole", [])
+
+
+def test_validation_of_one_epoch_may_be_stopped_again_and_again(tmp_path: Path) -> None:
+    """The length of the epoch, found by reading it, is known at every resume."""
+    run = program(filtered, epochs=2)
+    undisturbed, _ = run_until_done(run, tmp_path / "undisturbed", [])
+    stopped, stops = run_until_done(run, tmp_path / "stopped", [("on_test_batch_end", 1)] * 3)
+    assert stops == 3 and stopped == undisturbed
+
+
+class Counted(Pairs):
+    """Gives other data each epoch, by a counter that its hook moves on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = 0
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        return x + self.epoch, y
+
+    def on_epoch_end(self) -> None:
+        self.epoch += 1
+
+
+def test_a_hook_between_epochs_takes_part_in_the_first_batch_of_the_next(tmp_path: Path) -> None:
+    """Also where the pass goes on, so that the next batch could have been fetched before the hook."""
+    run = program(Counted, steps_per_epoch=4, epochs=4)
+    undisturbed, _ = run_until_done(run, tmp_path / "undisturbed", [])
+    stopped, stops = run_until_done(run, tmp_path / "stopped", [("on_epoch_end", 1), ("on_train_batch_end", 4), ("on_train_batch_end", 1)])
+    assert stops == 3 and stopped == undisturbed
+
+
+def test_a_dataset_object_may_be_used_by_two_calls_of_one_run(tmp_path: Path) -> None:
+    """With larger epochs the second call goes on as one call would have."""
+    ends = []
+    for name, epochs in (("two calls", (1, 3)), ("one call", (3,))):
+        keras.utils.set_random_seed(7)
+        dataset = shuffled()
+        for count in epochs:
+            keras.utils.set_random_seed(7)
+            model = built()
+            history = resilient.fit(model, dataset, epochs=count, verbose=0, shuffle=False, directory=tmp_path / name, monitor="loss")
+        ends.append(digests(model, history))
+    assert ends[0] == ends[1]
+
+
+def test_a_generator_that_was_read_before_is_refused_for_a_resume(tmp_path: Path) -> None:
+    """It cannot be read from its start again; a new one is what helps."""
+    generator = batches()
+    arguments = {"steps_per_epoch": 4, "verbose": 0, "shuffle": False, "directory": tmp_path, "monitor": "loss"}
+    with pytest.warns(UserWarning, match="If this training is interrupted"):
+        resilient.fit(built(), generator, epochs=1, **arguments)
+    with pytest.warns(UserWarning, match="."), pytest.raises(resilient.ConfigurationError, match="Make a new one"):
+        resilient.fit(built(), generator, epochs=2, **arguments)
+
+
+def test_a_callback_may_set_the_epoch_on_the_data(tmp_path: Path) -> None:
+    """Callbacks see an epoch begin before its first batch is fetched, as with Keras."""
+    ends = []
+    for own in ({}, {"directory": tmp_path / "run", "monitor": "loss"}):
+        keras.utils.set_random_seed(7)
+        data, model = Counted(), built()
+        data.on_epoch_end = lambda: None
+
+        def set_epoch(epoch: int, logs: Any, data: Any = data) -> None:
+            data.epoch = epoch
+
+        fit = resilient.fit if own else keras.Model.fit
+        told = [keras.callbacks.LambdaCallback(on_epoch_begin=set_epoch)]
+        fit(model, data, epochs=3, verbose=0, shuffle=False, callbacks=told, **own)
+        ends.append([weight.tobytes() for weight in model.get_weights()])
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.filterwarnings("ignore:If this training is interrupted")
+def test_an_error_in_the_data_comes_with_the_batch_that_it_belongs_to(tmp_path: Path) -> None:
+    """Batches are fetched ahead; those before the bad one are trained all the same."""
+
+    def failing() -> Iterator[Any]:
+        for number, batch in enumerate(batches()):
+            if number == 5:
+                raise ValueError("bad record")
+            yield batch
+
+    trained: list[int] = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: trained.append(batch))
+    with pytest.raises(Exception, match="bad record"):
+        resilient.fit(built(), failing(), steps_per_epoch=9, verbose=0, shuffle=False, callbacks=[count], directory=tmp_path)
+    assert trained == [0, 1, 2, 3, 4]
+
+
+def test_hooks_of_validation_data_are_called_as_by_keras(tmp_path: Path) -> None:
+    """Once more at the beginning of each evaluation."""
+
+    class Told(Pairs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = ""
+
+        def on_epoch_begin(self) -> None:
+            self.calls += "b"
+
+        def on_epoch_end(self) -> None:
+            self.calls += "e"
+
+    calls = []
+    for own in ({}, {"directory": tmp_path / "run"}):
+        training, validation = Told(), Told()
+        fit = resilient.fit if own else keras.Model.fit
+        fit(built(), training, validation_data=validation, epochs=3, verbose=0, shuffle=False, **own)
+        calls.append((training.calls, validation.calls))
+    assert calls[0] == calls[1]
+
+
+def test_a_dataset_without_a_batch_is_refused_by_name(tmp_path: Path) -> None:
+    """A filter that leaves nothing: one sentence, and not an error from inside of Keras."""
+    empty = slices().filter(lambda x, y: y > 99).batch(4)
+    with pytest.raises(resilient.ConfigurationError, match="gave no batch"):
+        resilient.fit(built(), empty, verbose=0, shuffle=False, directory=tmp_path)
+
+
+def test_many_file_names_on_a_dataset_cost_nothing_per_batch() -> None:
+    """What is large is looked at between epochs only, also where it is no array."""
+    from resilient.data.objects import ObjectState
+    from resilient.state import plain
+
+    class Files(Pairs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.files = [f"image-{number}.png" for number in range(20_000)]
+            self.table = {"x": np.zeros((400, 400))}
+
+    data = Files()
+    looked: list[Any] = []
+
+    def fingerprint(value: Any) -> str | None:
+        looked.append(value)
+        return plain.fingerprint(value)
+
+    state = ObjectState(data, fingerprint)
+    looked.clear()
+    data.files.reverse()
+    state.small()
+    assert not any(value is data.files or value is data.table for value in looked)
+    state.boundary()
+    assert list(state.large()) == ["files"]
+
+
+def test_tensors_in_a_dataset_of_ragged_rows_train_and_resume(tmp_path: Path) -> None:
+    """A ragged batch is no symbol that Keras could build with; the step is traced instead."""
+    rows = tf.ragged.constant([[1.0, 2.0], [3.0], [4.0, 5.0, 6.0], [7.0]] * 6, dtype=tf.float32)
+    labels = np.arange(24) % 3
+
+    def make() -> Any:
+        return tf.data.Dataset.from_tensor_slices((rows, labels)).batch(4)
+
+    class Summed(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, x: Any) -> Any:
+            return self.dense(tf.reduce_sum(x.to_tensor(), axis=1, keepdims=True))
+
+    def build() -> Any:
+        model = Summed()
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    run = program(make, build, validation=lambda: None)
+    undisturbed, _ = run_until_done(run, tmp_path / "undisturbed", [])
+    stopped, stops = run_until_done(run, tmp_path / "stopped", [("on_train_batch_end", 3), ("on_train_batch_end", 2)])
+    assert stops == 2 and stopped == undisturbed
