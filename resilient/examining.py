@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from resilient import keras_private
 from resilient.auditing import Finding, fit_findings
 from resilient.data import EpochPlan
 from resilient.data.randomness import capture, restore
+from resilient.fitting import fit
 from resilient.inputs import Data, check_model, inputs_of
 
 
@@ -45,6 +47,9 @@ def audit(  # noqa: D417  the arguments of Model.fit, described in one entry
     Raises:
         ConfigurationError: an argument is wrong.
     """
+    unknown = sorted(_fit.keys() - inspect.signature(fit).parameters.keys())
+    if unknown:
+        raise TypeError(f"audit() got an unexpected keyword argument {unknown[0]!r}")
     check_model(model)
     given = Data(
         x, y, sample_weight, class_weight, shuffle, batch_size, steps_per_epoch,

@@ -60,7 +60,9 @@ def inputs_of(model: Any, data: Data) -> Inputs:
     if data.shuffle not in (True, False, "batch"):
         raise ConfigurationError(f'shuffle={data.shuffle!r} is not accepted. Pass True, False or "batch".')
     x, y, sample_weight, validation_data = data.x, data.y, data.sample_weight, data.validation_data
-    if data.validation_split and validation_data is None and accepts(x, y, sample_weight):
+    if data.validation_split and validation_data is None:
+        if not accepts(x, y, sample_weight):
+            raise ConfigurationError("validation_split is for arrays only. Pass validation_data for other inputs.")
         (x, y, sample_weight), validation_data = split(x, y, sample_weight, data.validation_split)
     use = Use(
         batch_size=data.batch_size,

@@ -86,7 +86,7 @@ class Program:
         found = environment.differences(saved, now)
         if found:
             text = f"The run in {self._where} began under other conditions ({'; '.join(found)}), so its end may differ in bits."
-            self.tell(text, "Restore those conditions")
+            self.tell(f"{text} Restore those conditions to make it exact.")
         return now
 
     def doubt(self, findings: list[str]) -> None:
@@ -96,11 +96,11 @@ class Program:
             raise ConfigurationError(f'This training could not be resumed exactly, and exact="require" asks for that:{listed}')
         warnings.warn(f"If this training is interrupted, its end may not be exactly that of an uninterrupted one:{listed}", stacklevel=2)
 
-    def tell(self, text: str, remedy: str) -> None:
-        """What keeps the run from being exact: a warning, or an error where exactness is required."""
+    def tell(self, text: str) -> None:
+        """What keeps the run from being exact: a warning, or an error where exactness is required. `text` ends with the remedy."""
         if self._settings.exact == "require":
-            raise CheckpointMismatchError(f'{text} {remedy}, or pass exact="warn".')
-        warnings.warn(f"{text} {remedy} to make it exact.", stacklevel=2)
+            raise CheckpointMismatchError(f'{text} Or pass exact="warn".')
+        warnings.warn(text, stacklevel=2)
 
 
 def _leaves(structure: Any) -> list[Any]:

@@ -280,7 +280,7 @@ class Run:
         )  # fmt: skip
         for data in (self._data, self._arguments.validation):
             for text in data.warnings if data is not None else []:
-                self._program.tell(text, "See to that")
+                self._program.tell(text)
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import resilient
 from tests.exactness import digests, run_until_done
-from tests.test_fit_exact import built
+from tests.test_fit_exact import X, Y, built
 from tests.test_fit_inputs import Noisy, Pairs, Reshuffled, batches, filtered, program, shuffled, slices
 
 
@@ -239,3 +239,51 @@ def test_tensors_in_a_dataset_of_ragged_rows_train_and_resume(tmp_path: Path) ->
     undisturbed, _ = run_until_done(run, tmp_path / "undisturbed", [])
     stopped, stops = run_until_done(run, tmp_path / "stopped", [("on_train_batch_end", 3), ("on_train_batch_end", 2)])
     assert stops == 2 and stopped == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: slices().batch(4).take(0), "has no batch"),
+        (lambda: iter(()), "has no batch"),
+        (lambda: ({"x": X[:4]} for _ in range(3)), "Yield tuples"),
+        (lambda: batches, "call it"),
+        (lambda: [object()], "numpy.array"),
+    ],
+    ids=["empty dataset", "empty iterator", "dicts", "function", "list"],
+)
+def test_what_cannot_be_trained_on_is_refused_with_the_remedy(make: Callable[[], Any], match: str, tmp_path: Path) -> None:
+    """One sentence in place of an error from inside of Keras."""
+    with pytest.raises(resilient.ConfigurationError, match=match):
+        resilient.fit(built(), make(), verbose=0, shuffle=False, directory=tmp_path)
+
+
+def test_a_validation_split_of_a_dataset_is_refused(tmp_path: Path) -> None:
+    """As Keras does: it would be left out without a word."""
+    with pytest.raises(resilient.ConfigurationError, match="validation_data"):
+        resilient.fit(built(), slices().batch(4), validation_split=0.2, verbose=0, shuffle=False, directory=tmp_path)
+
+
+@pytest.mark.parametrize("other", [lambda: slices().batch(16), Pairs, lambda: slices().batch(4)], ids=["size", "kind", "size again"])
+def test_another_input_is_no_continuation(other: Callable[[], Any], tmp_path: Path) -> None:
+    """Another kind, or another size of the batches: an error that says what was, and nothing is lost."""
+    arguments = {"verbose": 0, "shuffle": False, "directory": tmp_path, "monitor": "loss"}
+    resilient.fit(built(), slices().repeat().batch(8), steps_per_epoch=5, epochs=1, **arguments)
+    with pytest.raises(resilient.CheckpointMismatchError, match="was"):
+        resilient.fit(built(), other(), steps_per_epoch=5, epochs=2, **arguments)
+    assert resilient.verify(tmp_path) == []
+
+
+def test_arrays_after_another_input_and_the_other_way_round_are_refused(tmp_path: Path) -> None:
+    """The kind of the data belongs to the run."""
+    arguments = {"verbose": 0, "shuffle": False, "monitor": "loss"}
+    resilient.fit(built(), X, Y, batch_size=8, epochs=1, directory=tmp_path / "arrays", **arguments)
+    with pytest.raises(resilient.CheckpointMismatchError, match="data was 'arrays'"):
+        resilient.fit(built(), slices().batch(8), epochs=2, directory=tmp_path / "arrays", **arguments)
+
+
+def test_an_audit_knows_the_arguments_of_fit() -> None:
+    """A misspelt one is an error, as it is for fit."""
+    with pytest.raises(TypeError, match="save_evry"):
+        resilient.audit(built(), X, Y, save_evry=2)
+    assert resilient.audit(built(), X, Y, save_every=2, epochs=3, directory="runs/none") == []

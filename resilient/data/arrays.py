@@ -88,6 +88,7 @@ class ArrayInput(Input, keras_private.ArrayDataAdapter):
     def settings(self) -> dict[str, Any]:
         """What has to be the same for a run to be continued, as plain JSON."""
         return {
+            "data": "arrays",
             "samples": self.num_samples,
             "batch_size": self._batch_size,
             "shuffle": self._shuffle if self._shuffle == "batch" else bool(self._shuffle),

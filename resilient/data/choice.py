@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,6 +71,10 @@ def choose(x: Any, y: Any, sample_weight: Any, use: Use) -> Input:
 
 
 def _check_extras(x: Any, y: Any, sample_weight: Any) -> None:
+    if isinstance(x, (list, tuple)):
+        raise ConfigurationError(f"x is a {_name(x)} of something that is no array. Pass NumPy arrays: numpy.array(x).")
+    if inspect.isroutine(x):
+        raise ConfigurationError("x is a function. Pass what it returns: call it.")
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         if value is not None:
             raise ConfigurationError(
@@ -95,4 +100,7 @@ def _source(x: Any, use: Use) -> Source:
 
 
 def _name(x: Any) -> str:
-    return f"{type(x).__module__}.{type(x).__qualname__}"
+    kind = type(x)
+    if keras_private.is_tf_dataset(x):
+        return "tf.data.Dataset"
+    return kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"

@@ -79,7 +79,10 @@ class DataLoaderSource(Source):
                 for _ in replay:
                     self.pull()
             if self._chain.hexdigest() != state["digest"]:
-                problem = "The DataLoader did not give the batches again that the run has trained. Give it a seeded generator."
+                problem = (
+                    "The DataLoader did not give the batches again that the run has trained. "
+                    "Give the run its data back, and seed what the loader's workers draw."
+                )
         self._set_generators(state["generators"])
         return problem
 

@@ -69,6 +69,15 @@ def buffered_elements(dataset: Any) -> int:
     return total
 
 
+def batch_size(dataset: Any) -> int | None:
+    """Samples in a batch, None where the pipeline does not batch by a number."""
+    for part in datasets(dataset):
+        size = getattr(part, "_batch_size", None)
+        if size is not None:
+            return int(size)
+    return None
+
+
 def element_nbytes(dataset: Any) -> int:
     """About the size of what a shuffle buffer holds, per element; dimensions that are not known count as 1."""
     for part in datasets(dataset):

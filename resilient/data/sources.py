@@ -112,6 +112,11 @@ class IteratorSource(Source):
         """See Source."""
         if not self._peeked:
             self._peeked = list(itertools.islice(self._each(), PEEKED))
+        if self._peeked and not isinstance(self._peeked[0], (tuple, list)):
+            raise ConfigurationError(
+                f"The generator yields a {type(self._peeked[0]).__name__}. "
+                "Yield tuples: (inputs,), (inputs, targets) or (inputs, targets, sample_weights)."
+            )
         return self._peeked
 
     def _each(self) -> Iterator[Any]:
@@ -173,7 +178,10 @@ class IteratorSource(Source):
         except StopIteration:
             return f"The generator ended after {self._pulled} batches, and the run has taken {state['pulled']} from it."
         if self._chain.hexdigest() != state["digest"]:
-            return "The generator did not give the batches again that the run has trained. Make it depend on nothing but its own seed."
+            return (
+                "The generator did not give the batches again that the run has trained. "
+                "Give the run its data back, and let the generator depend on nothing but its own seed."
+            )
         return None
 
 

@@ -17,6 +17,7 @@ from resilient.data import randomness
 from resilient.data.base import SequentialInput
 from resilient.data.loader_draws import LoaderDraws
 from resilient.data.sources import Source
+from resilient.errors import ConfigurationError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class StreamInput(SequentialInput):
         super().__init__(every_epoch=every_epoch)
         self._source = source
         self._validates = validates
+        self.role = "validation" if validates else "training"
         self._loader_draws = LoaderDraws(real=source.draws_itself)
         self.kind, self.positioning, self.is_used_up = source.kind, source.positioning, source.is_used_up
         self._peeked: list[Any] = []
@@ -54,7 +56,11 @@ class StreamInput(SequentialInput):
 
     def settings(self) -> dict[str, Any]:
         """See Input."""
-        return {**self._source.settings(), "elements": self._described()}
+        return {**self._source.settings(), "elements": self._described(), "batch_size": self._first_size()}
+
+    def _first_size(self) -> int | None:
+        leaves = [leaf for leaf in keras.tree.flatten(self._peeked[0]) if hasattr(leaf, "shape") and len(leaf.shape)]
+        return int(leaves[0].shape[0]) if leaves else None
 
     def _described(self) -> list[str]:
         leaves = [leaf for leaf in keras.tree.flatten(self._peeked[0]) if leaf is not None]
@@ -66,6 +72,8 @@ class StreamInput(SequentialInput):
             randomness.restore(origin)
         before = randomness.capture()
         self._peeked = self._source.peek()
+        if not self._peeked:
+            raise ConfigurationError(f"The {self.role} input, a {self.kind}, has no batch. Pass one that has at least one.")
         self._draws = randomness.differ(before, randomness.capture())
         self._origin = before if self._draws else None
 
@@ -139,7 +147,8 @@ class StreamInput(SequentialInput):
 
     def _go_on(self, position: Mapping[str, Any], *, over: bool) -> None:
         problem = self._source.go_to(self._pass, self._seed, self._consumed, position["state"], position["between"], over=over)
-        if problem is not None:
+        # What was skipped need not have come out alike where it draws from the process' generators: those are put back for what follows.
+        if problem is not None and position["generators"] is None:
             self.warnings.append(problem)
         if position["generators"] is not None:
             self._draws = True

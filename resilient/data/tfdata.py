@@ -17,7 +17,7 @@ from resilient import keras_private
 from resilient.data.anchors import anchors_for
 from resilient.data.base import SequentialInput
 from resilient.data.past import Past
-from resilient.data.pipeline import remembers, reshuffling, shuffles_again, stateful_ops
+from resilient.data.pipeline import batch_size, remembers, reshuffling, shuffles_again, stateful_ops
 from resilient.data.progress import Replay
 from resilient.errors import ConfigurationError
 
@@ -50,6 +50,9 @@ class DatasetInput(SequentialInput):
         cardinality = plain.cardinality() if callable(plain.cardinality) else plain.cardinality
         self._cardinality = int(cardinality)
         self._spec = plain.element_spec
+        self.role = "validation" if validates else "training"
+        if self._cardinality == 0:
+            raise ConfigurationError(f"The {self.role} input, a tf.data.Dataset, has no batch. Pass one that has at least one.")
         self._distributed = strategy is not None or not hasattr(plain, "_inputs")
         self._dataset = strategy.experimental_distribute_dataset(plain) if strategy is not None else plain
         self.stateful = [] if self._distributed else sorted(stateful_ops(plain))
@@ -87,7 +90,8 @@ class DatasetInput(SequentialInput):
 
     def settings(self) -> dict[str, Any]:
         """See Input."""
-        return {"data": "tf.data.Dataset", "cardinality": self._cardinality, "elements": _described(self._spec)}
+        size = None if self._distributed else batch_size(self.dataset)
+        return {"data": "tf.data.Dataset", "cardinality": self._cardinality, "elements": _described(self._spec), "batch_size": size}
 
     def sample(self) -> tuple[Any, Any, Any]:
         """See Input. Nothing is read: the specification of the elements is all that counts."""
@@ -233,7 +237,8 @@ class DatasetInput(SequentialInput):
         if not past.agrees(position, consumed):
             self.warnings.append(
                 f"The {self.kind} input did not give the batches again that the run has trained (it contains {', '.join(self.stateful)}), "
-                "so the end of this run may differ. Let what it does depend on nothing but its arguments and its own seeds."
+                "so the end of this run may differ. Give the run its data back, and let such functions depend on nothing but their "
+                "arguments and seeds."
             )
 
     # -- Keras' side ----------------------------------------------------------------------------------------------------------
@@ -298,7 +303,9 @@ class _Ahead:
             self._pull()
         if not self._waiting:
             if self.given == 0:
-                raise ConfigurationError(f"The {self._owner.kind} input gave no batch. Pass one that has at least one batch in each epoch.")
+                raise ConfigurationError(
+                    f"The {self._owner.role} input, a tf.data.Dataset, gave no batch. Pass one that has one in each epoch."
+                )
             raise StopIteration
         batch = self._waiting.pop()
         self.given += 1
