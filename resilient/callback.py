@@ -165,6 +165,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
         elif self._progbar is not None:
             self._progbar.on_epoch_begin(epoch)
         self._data.seek(epoch, skip)  # after the caller's callbacks, as in Keras: they may set something on the data
+        if self._stop.requested:  # fetching a batch may have taken long
+            self._leave()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Numbered from the epoch's true beginning."""
