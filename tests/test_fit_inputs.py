@@ -276,6 +276,7 @@ if importlib.util.find_spec("torchdata") is not None:
     PROGRAMS |= {"stateful DataLoader": program(torch_stateful)}
 
 
+@pytest.mark.filterwarnings("ignore:If this training is interrupted")  # a generator: nobody knows what it gives the second time
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_run_stopped_many_times_ends_with_the_bits_of_an_undisturbed_one(name: str, tmp_path: Path) -> None:
     """Stops in training, twice in one epoch, in validation, after an epoch's last batch and at its end."""
@@ -297,7 +298,7 @@ IN_FIXED_ORDER: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data", "ignore:If this training is interrupted")
 @pytest.mark.parametrize("name", IN_FIXED_ORDER)
 def test_an_uninterrupted_run_gives_what_model_fit_gives(name: str, tmp_path: Path) -> None:
     """Transparency: variables and History have the same bits as with plain `fit`."""
