@@ -155,7 +155,7 @@ class DatasetInput(SequentialInput):
         offset = {"offset": self._offset}
         if self._past is not None:
             return {**offset, **self._past.position(self._consumed)}
-        if self._pass < 0 or self._anchors is None or self._ahead is None:
+        if self._pass < 0 or self._anchors is None or self._ahead is None or self._iterator is None:
             return offset
         # At its end an iterator holds nothing any more, and the next pass begins with a new one.
         exactly_here = self._compiled_loop or self._ahead.pulled == self._consumed
@@ -194,6 +194,7 @@ class DatasetInput(SequentialInput):
 
     def _end_at(self, batches: int) -> None:
         """The pass is done with after so many batches; the next one makes its own iterator."""
+        self._iterator = None
         self._ahead = _Ahead(self, iter(()), look_ahead=False)
         self._ahead.end = self._ahead.pulled = self._ahead.given = batches
 
