@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from resilient.data import EpochPlan
 from resilient.data.choice import Use, choose
+from resilient.state import plain, rng
 
 FAR = 100_000
 SIZE = 8
@@ -35,7 +36,10 @@ KINDS = {"arrays, shuffled": lambda: X, "PyDataset, shuffled": Batches, "tf.data
 
 
 def fresh(make):
-    use = Use(SIZE, shuffle=True, class_weight=None, steps=None, validates=False, steps_per_execution=1, strategy=None, fingerprint=repr)
+    use = Use(
+        SIZE, shuffle=True, class_weight=None, steps=None, validates=False, steps_per_execution=1, strategy=None,
+        fingerprint=plain.fingerprint, generators=rng,
+    )  # fmt: skip
     data = choose(make(), None, None, use)
     data.learn()
     data.open(EpochPlan(FAR + 10, None, 1, 0), 7)

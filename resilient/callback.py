@@ -97,7 +97,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         super().__init__(members, add_history=True, add_progbar=params["verbose"] != 0, model=model, **params)
         self._data = data
         self._validation = validation
-        self._ended_by_us = False
+        self._stopped_by_us = False
         self.put_back: Callable[[], None] = lambda: None
         self._plan = plan
         self._monitor = monitor
@@ -191,9 +191,9 @@ class RunCallbacks(keras.callbacks.CallbackList):
                 self._leave()
             self._live_saver.tell()
         if last:
-            self._end_batches()
+            self._stop_after_last_batch()
 
-    def _end_batches(self) -> None:
+    def _stop_after_last_batch(self) -> None:
         """Have Keras end the epoch here where it does not know that this was the last batch.
 
         Left to itself it would find out by one more step, which fails but moves the optimizer's count and the dropout seeds.
@@ -201,17 +201,17 @@ class RunCallbacks(keras.callbacks.CallbackList):
         count = self._phase.count if self._phase is not None else None
         known = count is not None and self.progress.batch - self._offset >= count
         if not known and not self._model.stop_training:
-            self._ended_by_us = self._model.stop_training = True
+            self._stopped_by_us = self._model.stop_training = True
 
-    def _batches_ended(self) -> None:
+    def _after_last_batch(self) -> None:
         """The first moment after the epoch's last batch."""
-        if self._ended_by_us:
-            self._ended_by_us = self._model.stop_training = False
+        if self._stopped_by_us:
+            self._stopped_by_us = self._model.stop_training = False
         self._data.end_epoch()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Always saved. Leaves Model.fit where the rest of a broken epoch was all it had to do."""
-        self._batches_ended()
+        self._after_last_batch()
         logs = keras_private.pythonify_logs(logs)
         shown = dict(logs)
         for callback in self.callbacks:
@@ -238,7 +238,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
 
     def on_test_begin(self, logs: Any = None) -> None:
         """The training metrics of the epoch can be captured here and, since Keras resets them next, nowhere later."""
-        self._batches_ended()
+        self._after_last_batch()
         shown = keras_private.pythonify_logs(self._model.get_metrics_result())
         # Keras takes the last batch's logs for the epoch's where they are not the metrics (a custom train_step).
         self._pending = self._capture(shown, logs=self._last_logs)
@@ -257,7 +257,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
             done = batch + 1 if length is None else min(batch + 1, length)
             self._validation.trained(done)
             if done == length:
-                self._model.stop_evaluating = True  # see _end_batches
+                self._model.stop_evaluating = True  # see _stop_after_last_batch
         self._leave_validation_if_asked()
 
     def on_test_end(self, logs: Any = None) -> None:

@@ -11,7 +11,7 @@ from resilient import keras_private
 from resilient.data import Input, accepts, choose, split
 from resilient.data.choice import Use
 from resilient.errors import ConfigurationError
-from resilient.state import plain
+from resilient.state import plain, rng
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +73,7 @@ def inputs_of(model: Any, data: Data) -> Inputs:
         steps_per_execution=int(model.steps_per_execution),
         strategy=keras_private.strategy_of(model),
         fingerprint=plain.fingerprint,
+        generators=rng,
     )
     validation = _validation(data, validation_data, use)
     return Inputs(choose(x, y, sample_weight, use), validation, validation_data if validation is None else validation)

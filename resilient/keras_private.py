@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from typing import Any
 
 import keras
@@ -40,6 +41,7 @@ __all__ = [
     "clear_initial_epoch",
     "converted_tf_batches",
     "dataset_of",
+    "dataset_sources",
     "eager_op_seeds",
     "find_global_seed_generator",
     "global_generator",
@@ -48,8 +50,11 @@ __all__ = [
     "is_grain_dataset",
     "is_tf_dataset",
     "is_torch_dataloader",
+    "iterating_function",
     "iterator_state",
     "make_global_seed_generator",
+    "op_definition",
+    "op_determinism",
     "python_batches",
     "pythonify_logs",
     "recurrent_states",
@@ -214,15 +219,48 @@ def restore_iterator(iterator: Any, state: bytes) -> None:
 
 def stateful_ops_of(dataset: Any) -> set[str]:
     """Names of the stateful operations in the functions of one dataset (not of those it is made from)."""
-    from tensorflow.python.framework import op_def_registry
-
     names: set[str] = set()
-    for function in dataset._functions():
+    for function in dataset._functions() if hasattr(dataset, "_functions") else ():
         graph = function.function.graph.as_graph_def()
         names |= {node.op for node in graph.node}
         names |= {node.op for inner in graph.library.function for node in inner.node_def}
-    definitions = {name: op_def_registry.get(name) for name in names}
+    definitions = {name: op_definition(name) for name in names}
     return {name for name, definition in definitions.items() if definition is not None and definition.is_stateful}
+
+
+def op_definition(name: str) -> Any | None:
+    """What TensorFlow says of a type of operation, None if it knows none of that name.
+
+    `Operation.op_def` is public, at the price of a parsed message for each operation; and a graph that is read as a message has none.
+    """
+    from tensorflow.python.framework import op_def_registry
+
+    return op_def_registry.get(name)
+
+
+def op_determinism() -> bool:
+    """Whether `tf.config.experimental.enable_op_determinism` was called. There is no public way to ask."""
+    from tensorflow.python.framework import config
+
+    return bool(config.is_op_determinism_enabled())
+
+
+def dataset_sources(dataset: Any) -> list[Any]:
+    """The datasets that a dataset is made from; none where it is of a class of the program's own that does not say."""
+    try:
+        return list(dataset._inputs())
+    except (AttributeError, NotImplementedError):
+        return []
+
+
+def iterating_function(train_function: Any) -> Any | None:
+    """The tf.function that takes an iterator, inside of what Keras' `make_train_function` makes. Nothing public leads to it."""
+    if hasattr(train_function, "get_concrete_function"):  # a `make_train_function` of the program's own
+        return train_function
+    if not inspect.isfunction(train_function):
+        return None
+    inner = inspect.getclosurevars(train_function).nonlocals.get("multi_step_on_iterator")
+    return inner if hasattr(inner, "get_concrete_function") else None
 
 
 def handed_over(iterate: Any, spec: Any, cardinality: int) -> Any:

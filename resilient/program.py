@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from resilient.data import ROWS, Input
-from resilient.errors import CheckpointMismatchError, ConfigurationError
+from resilient.errors import CheckpointMismatchError, ConfigurationError, ResilientError
 from resilient.manifest import Progress
 from resilient.settings import Settings
 from resilient.state import environment
@@ -89,17 +89,10 @@ class Program:
             self.tell(f"{text} Restore those conditions to make it exact.")
         return now
 
-    def doubt(self, findings: list[str]) -> None:
-        """What keeps any resume of this program from being exact: one warning, or an error where exactness is required."""
-        listed = "".join(f"\n  - {finding}" for finding in findings)
+    def tell(self, text: str, error: type[ResilientError] = CheckpointMismatchError) -> None:
+        """What keeps the run from being exact: a warning, or where exactness is required this error. `text` ends with the remedy."""
         if self._settings.exact == "require":
-            raise ConfigurationError(f'This training could not be resumed exactly, and exact="require" asks for that:{listed}')
-        warnings.warn(f"If this training is interrupted, its end may not be exactly that of an uninterrupted one:{listed}", stacklevel=2)
-
-    def tell(self, text: str) -> None:
-        """What keeps the run from being exact: a warning, or an error where exactness is required. `text` ends with the remedy."""
-        if self._settings.exact == "require":
-            raise CheckpointMismatchError(f'{text} Or pass exact="warn".')
+            raise error(f'{text} Or pass exact="warn".')
         warnings.warn(text, stacklevel=2)
 
 

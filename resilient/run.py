@@ -18,7 +18,7 @@ from resilient import keras_private
 from resilient.auditing import fit_findings
 from resilient.callback import PhaseDone, Resume, RunCallbacks, StopTraining
 from resilient.data import EmptyEpoch, EpochPlan, Input
-from resilient.errors import EXIT_PREEMPTED
+from resilient.errors import EXIT_PREEMPTED, ConfigurationError
 from resilient.journal import Journal
 from resilient.manifest import Progress
 from resilient.model_checkpoint import ModelCheckpoint
@@ -140,7 +140,9 @@ class Run:
         arguments = self._arguments
         found = fit_findings(self._model, self._data, arguments.validation, arguments.callbacks)
         if found and not finished:
-            self._program.doubt([str(finding) for finding in found])
+            listed = "".join(f"\n  - {finding}" for finding in found)
+            text = f"If this training is interrupted, its end may not be exactly that of an uninterrupted one:{listed}\n"
+            self._program.tell(text, ConfigurationError)
 
     def _plan(self, start: Start) -> EpochPlan:
         steps = self._arguments.steps_per_epoch

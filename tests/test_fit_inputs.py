@@ -260,24 +260,33 @@ PROGRAMS = {
     "validation by a part of a dataset": program(in_order, validation=shuffled, validation_steps=2),
     "validation in some epochs": program(in_order, validation=shuffled, validation_freq=[1, 3]),
 }
-if importlib.util.find_spec("grain") is not None:
-    PROGRAMS |= {
+NEEDS = {
+    "grain": {
         "Grain": program(grain_in_batches),
         "Grain without end": program(grain_endless, **STEPS),
         "Grain DataLoader": program(grain_loader),
         "validation by Grain": program(in_order, validation=grain_in_batches),
-    }
-if importlib.util.find_spec("torch") is not None:
-    PROGRAMS |= {
+    },
+    "torch": {
         "DataLoader": program(torch_loader),
         "DataLoader from the global generator": program(torch_loader_from_the_global_generator),
-    }
-if importlib.util.find_spec("torchdata") is not None:
-    PROGRAMS |= {"stateful DataLoader": program(torch_stateful)}
+    },
+    "torchdata": {"stateful DataLoader": program(torch_stateful)},
+}
+PROGRAMS |= {name: one for programs in NEEDS.values() for name, one in programs.items()}
+
+
+def programs() -> Iterator[Any]:
+    """All of them; those whose package is missing are skipped, and say so."""
+    package_of = {name: package for package, needing in NEEDS.items() for name in needing}
+    for name in PROGRAMS:
+        package = package_of.get(name)
+        missing = package is not None and importlib.util.find_spec(package) is None
+        yield pytest.param(name, marks=pytest.mark.skipif(missing, reason=f"{package} is not installed"))
 
 
 @pytest.mark.filterwarnings("ignore:If this training is interrupted")  # a generator: nobody knows what it gives the second time
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", programs())
 def test_a_run_stopped_many_times_ends_with_the_bits_of_an_undisturbed_one(name: str, tmp_path: Path) -> None:
     """Stops in training, twice in one epoch, in validation, after an epoch's last batch and at its end."""
     undisturbed, none = run_until_done(PROGRAMS[name], tmp_path / "undisturbed", [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ import pytest
 import tensorflow as tf
 
 import resilient
+from resilient.data import EpochPlan, choose
+from resilient.data.choice import Use
+from resilient.data.progress import Replay
+from resilient.state import plain, rng
+from tests.cli_samples import cli
 from tests.exactness import digests, run_until_done
 from tests.test_fit_exact import X, Y, built
-from tests.test_fit_inputs import Noisy, Pairs, Reshuffled, batches, filtered, program, shuffled, slices
+from tests.test_fit_inputs import Noisy, Pairs, Reshuffled, batches, filtered, from_a_function, program, shuffled, slices
 
 
 class FailsOnce(keras.callbacks.Callback):  # type: ignore[misc]
@@ -287,3 +293,173 @@ def test_an_audit_knows_the_arguments_of_fit() -> None:
     with pytest.raises(TypeError, match="save_evry"):
         resilient.audit(built(), X, Y, save_evry=2)
     assert resilient.audit(built(), X, Y, save_every=2, epochs=3, directory="runs/none") == []
+
+
+def test_how_the_place_is_found_stands_in_the_journal_and_under_the_table(tmp_path: Path) -> None:
+    """By index, by the iterator's state, or by reading again: at the start, at the resume, and for whoever looks."""
+    inputs: dict[str, tuple[Callable[[], Any], str]] = {
+        "PyDataset": (Pairs, "by index"),
+        "tf.data": (shuffled, "by the iterator's own state"),
+        "tf.data from a function": (from_a_function, "by reading again what went before"),
+    }
+    words = {"by index": "seek", "by the iterator's own state": "iterator", "by reading again what went before": "replay"}
+    for name, (make, how) in inputs.items():
+        directory = tmp_path / name
+        run_until_done(program(make, epochs=1), directory, [("on_train_batch_end", 3)])
+        events = [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
+        assert [event["positioning"] for event in events if event["event"] == "started"] == [words[how]] * 2
+        assert [event["data"] for event in events if event["event"] == "restored"] == [words[how]]
+        assert f"position {how}" in cli("ls", directory).stdout
+
+
+class Noise(keras.layers.Layer):  # type: ignore[misc]
+    """Draws from a kernel whose place nobody can read."""
+
+    def call(self, x: Any) -> Any:
+        return x + tf.random.normal(tf.shape(x))
+
+
+def noisy_model() -> Any:
+    model = keras.Sequential([keras.Input((6,)), Noise(), keras.layers.Dense(3)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def test_fit_says_before_the_first_batch_what_could_not_be_exact(tmp_path: Path) -> None:
+    """One warning that lists all of it; with exact="require" an error, and nothing is trained."""
+    trained: list[int] = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: trained.append(batch))
+    arguments = {"batch_size": 25, "verbose": 0, "monitor": "loss", "callbacks": [count], "directory": tmp_path}
+    with pytest.raises(resilient.ConfigurationError, match="RandomStandardNormal"):
+        resilient.fit(noisy_model(), X, Y, exact="require", **arguments)
+    assert trained == []
+    with pytest.warns(UserWarning, match="RandomStandardNormal") as warned:
+        resilient.fit(noisy_model(), X, Y, **arguments)
+    assert len(warned) == 1 and len(trained) == 3
+
+
+def changing(value: float) -> Any:
+    """A generator that gives something else in another attempt."""
+
+    def rows() -> Iterator[Any]:
+        for x, y in batches():
+            yield x + value, y
+
+    return rows()
+
+
+@pytest.mark.filterwarnings("ignore:If this training is interrupted")
+def test_data_that_come_differently_when_read_again_are_reported(tmp_path: Path) -> None:
+    """A warning at the resume that says so, and an error where exactness is required."""
+    arguments = {"steps_per_epoch": 7, "epochs": 1, "verbose": 0, "shuffle": False, "monitor": "loss", "directory": tmp_path}
+    with pytest.raises(RuntimeError, match="stopped"):
+        resilient.fit(built(), changing(0.0), save_every=1, callbacks=[FailsOnce(5)], **arguments)
+    with pytest.warns(UserWarning, match="did not give the batches again"):
+        resilient.fit(built(), changing(1.0), callbacks=[FailsOnce(10**9)], **arguments)
+
+
+def test_a_place_with_a_state_of_its_own_is_found_without_reading_what_went_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch is read again by an index or a fresh iterator state."""
+    read_again: list[int] = []
+    step = Replay.step
+    monkeypatch.setattr(Replay, "step", lambda self: (read_again.append(1), step(self))[1])
+    monkeypatch.setattr("resilient.data.anchors._SHARE", 1e9)  # a state at every save
+    plan = EpochPlan(10, None, 1, 0)
+    first, second = (choose(shuffled(), None, None, use()) for _ in range(2))
+    for data in (first, second):
+        data.open(plan, 7)
+    first.seek(0, 0)
+    source = first.present()
+    rest = [next(source)[1].numpy().tolist() for _ in range(4)][4:]
+    first.trained(4)
+    position = first.position()
+    assert position["at"] == 4
+    rest = [batch[1].numpy().tolist() for batch in source]
+    second.restore(position)
+    second.seek(0, 4)
+    assert [batch[1].numpy().tolist() for batch in second.present()] == rest
+    assert read_again == []
+
+
+def use() -> Use:
+    return Use(
+        batch_size=None, shuffle=False, class_weight=None, steps=None, validates=False, steps_per_execution=1, strategy=None,
+        fingerprint=plain.fingerprint, generators=rng,
+    )  # fmt: skip
+
+
+class Recording(Pairs):
+    """Notes what is fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched = Fetched()
+
+    def __getitem__(self, index: int) -> Any:
+        self.fetched.append(index)
+        return super().__getitem__(index)
+
+
+class Fetched(list[int]):
+    """Not plain data, and none of the run's."""
+
+    def __call__(self) -> None:
+        """Callable, as what is no state is."""
+
+
+def test_a_py_dataset_is_entered_in_the_middle(tmp_path: Path) -> None:
+    """But for the two batches from which shapes are learned, nothing before the place is fetched."""
+    arguments = {"epochs": 1, "verbose": 0, "shuffle": False, "monitor": "loss", "directory": tmp_path}
+    with pytest.raises(RuntimeError, match="stopped"):
+        resilient.fit(built(), Recording(), save_every=1, callbacks=[FailsOnce(8)], **arguments)
+    data = Recording()
+    at = resilient.checkpoints(tmp_path)[-1].batch
+    assert at >= 5
+    resilient.fit(built(), data, callbacks=[FailsOnce(10**9)], **arguments)
+    assert list(data.fetched) == [0, 1, *range(at, 10)]
+
+
+def test_a_long_replay_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr, now and then and at its end; a short one says nothing."""
+    now = [0.0]
+    monkeypatch.setattr("resilient.data.progress.time.monotonic", lambda: now[0])
+    with Replay(4, "generator") as replay:
+        for _ in replay:
+            now[0] += 4.0
+    said = capsys.readouterr().err.splitlines()
+    assert "1 of 4 batches of the generator" not in said[0] and said[-1].endswith("4 of 4 batches of the generator read again")
+    with Replay(4, "generator") as replay:
+        for _ in replay:
+            now[0] += 0.1
+    assert capsys.readouterr().err == ""
+
+
+class DrawsFromTensorFlow(Pairs):
+    """Draws by an eager operation, whose seed comes from TensorFlow's global one."""
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        return x + tf.random.normal(x.shape).numpy(), y
+
+
+def test_batches_drawn_with_tensorflows_generator_come_again(tmp_path: Path) -> None:
+    """All generators of the process are put back for the batch that was fetched ahead, not only Python's and NumPy's."""
+    run = program(DrawsFromTensorFlow, epochs=2)
+    undisturbed, _ = run_until_done(run, tmp_path / "undisturbed", [])
+    stopped, stops = run_until_done(run, tmp_path / "stopped", [("on_train_batch_end", 3), ("on_train_batch_end", 4), ("on_epoch_end", 1)])
+    assert stops == 3 and stopped == undisturbed
+
+
+class DrawsFromKeras(Pairs):
+    """Draws with Keras' shared generator, of which every thread has its own."""
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        return x + keras.ops.convert_to_numpy(keras.random.normal(x.shape)), y
+
+
+def test_batches_drawn_with_keras_shared_generator_are_named_by_the_audit() -> None:
+    """They depend on the thread that fetches them, with and without a resume; drawn with a seed they do not."""
+    (finding,) = resilient.audit(built(), DrawsFromKeras(), shuffle=False)
+    assert "keras.random without a seed" in finding.what and "seed of your own" in finding.remedy
+    assert resilient.audit(built(), DrawsFromTensorFlow(), shuffle=False) == []

@@ -188,6 +188,23 @@ def test_states_of_stateful_recurrent_layers_are_found():
     assert all(state is not variable for state in keras_private.recurrent_states(model) for variable in model.variables)
 
 
+def test_the_function_that_takes_an_iterator_is_found_inside_of_the_training_function():
+    """And is traced through it; a function of another make has none."""
+    model = compiled()
+    model.make_train_function()
+    assert hasattr(keras_private.iterating_function(model.train_function), "get_concrete_function")
+    assert keras_private.iterating_function(lambda iterator: None) is None
+
+
+def test_operations_and_datasets_tell_what_they_are_made_of():
+    """Definitions by name, sources of a dataset, none of one that does not say; determinism is off unless asked for."""
+    assert keras_private.op_definition("RandomUniform").is_stateful and keras_private.op_definition("NoSuchOp") is None
+    dataset = tf.data.Dataset.range(3)
+    assert keras_private.dataset_sources(dataset.batch(2)) == [dataset]
+    assert keras_private.dataset_sources(object()) == []
+    assert keras_private.op_determinism() is False
+
+
 def test_a_strategy_is_found_where_the_model_was_made_under_one():
     """And none otherwise: asking Keras' public property would hand out the default strategy."""
     plain = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])

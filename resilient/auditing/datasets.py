@@ -19,6 +19,7 @@ import re
 import sys
 from typing import Any
 
+from resilient import keras_private
 from resilient.auditing import graphs
 from resilient.auditing.finding import Finding
 from resilient.auditing.saved import saved_handles
@@ -51,7 +52,7 @@ class _Pipeline:
     def __init__(self, dataset: Any, saved: set[int]) -> None:
         self._saved = saved
         self._relaxed = dataset.options().deterministic is False
-        self._kept = _op_determinism()
+        self._kept = keras_private.op_determinism()
         self._seen: set[int] = set()
         self.found: list[Finding] = []
 
@@ -64,7 +65,7 @@ class _Pipeline:
                 continue
             self._seen.add(id(node))
             self._look_at(node)
-            waiting += _sources(node)
+            waiting += keras_private.dataset_sources(node)
 
     def _look_at(self, node: Any) -> None:
         name = _transformation(node)
@@ -141,12 +142,6 @@ class _Pipeline:
         self.found.append(Finding(f"{what} without a seed", "another process draws another order", _SEED))
 
 
-def _op_determinism() -> bool:
-    from tensorflow.python.framework import config
-
-    return bool(config.is_op_determinism_enabled())
-
-
 def _order(node: Any) -> str | None:
     """What the program said of the order in which parallel calls give their elements: "true", "false", "default"; None if not parallel."""
     if type(node).__name__ != "_ParallelInterleaveDataset":
@@ -158,15 +153,7 @@ def _order(node: Any) -> str | None:
 def _array_nbytes(node: Any) -> int:
     """Size of the arrays that a dataset is made from."""
     own = sum(int(getattr(tensor, "nbytes", 0)) for tensor in getattr(node, "_tensors", ()))
-    return own + sum(_array_nbytes(source) for source in _sources(node))
-
-
-def _sources(node: Any) -> list[Any]:
-    """The datasets that a dataset is made from; none where it is of a class of the program's own that does not say."""
-    try:
-        return list(node._inputs())
-    except (AttributeError, NotImplementedError):
-        return []
+    return own + sum(_array_nbytes(source) for source in keras_private.dataset_sources(node))
 
 
 def _is_unseeded(node: Any) -> bool:

@@ -7,10 +7,11 @@ Read from the traced graph and not from a serialized one: a `GraphDef` has no li
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+from resilient import keras_private
 
 # Everything else that takes a variable's handle reads it, or is not about variables: tables, iterators, summary writers, and the scalar
 # that collectives pass along under MirroredStrategy to keep their order.
@@ -31,10 +32,7 @@ class _Kind(NamedTuple):
 
 @functools.cache
 def _kind(op_type: str) -> _Kind:
-    # The definitions of all operations are not public. `Operation.op_def` is, at the price of a parsed message for each operation.
-    from tensorflow.python.framework import op_def_registry
-
-    definition = op_def_registry.get(op_type)
+    definition = keras_private.op_definition(op_type)
     if definition is None:
         return _Kind(random=False, functions=(), seeds=())
     attributes = {attribute.name: attribute.type for attribute in definition.attr}
@@ -231,21 +229,11 @@ def training_graph(model: Any, spec: Any) -> Any | None:
     before = model.train_function
     try:
         model.make_train_function()
-        function = _iterating_function(model.train_function)
+        function = keras_private.iterating_function(model.train_function)
         return None if function is None else function.get_concrete_function(_iterator(model, spec)).graph
     except Exception:  # noqa: BLE001  the program's own code runs here; what is wrong with it is for fit to say, in the batch where it is
         model.train_function = before
         return None
-
-
-def _iterating_function(train_function: Any) -> Any | None:
-    """The tf.function that takes an iterator, inside of what Keras' `make_train_function` makes. Nothing public leads to it."""
-    if hasattr(train_function, "get_concrete_function"):  # a `make_train_function` of the program's own
-        return train_function
-    if not inspect.isfunction(train_function):
-        return None
-    inner = inspect.getclosurevars(train_function).nonlocals.get("multi_step_on_iterator")
-    return inner if hasattr(inner, "get_concrete_function") else None
 
 
 def _iterator(model: Any, spec: Any) -> Any:

@@ -36,7 +36,7 @@ class Anchors:
         self._too_large = nbytes > _LARGEST
         self._shuffles = shuffles
         self._last = time.monotonic()
-        self._states: list[tuple[int, Any]] = [(0, None)]
+        self._states: list[tuple[int, bytes | None]] = [(0, None)]
         self._wanted = False
 
     @property
@@ -44,7 +44,7 @@ class Anchors:
         """Whether one is to be taken before the next batch is pulled."""
         return self._wanted
 
-    def begin_pass(self, at: int = 0, state: Any = None) -> None:
+    def begin_pass(self, at: int = 0, state: bytes | None = None) -> None:
         """Another pass: its beginning is batch 0, or a state that was saved with a checkpoint."""
         self._states = [(at, state)]
         self._wanted = False
@@ -70,11 +70,15 @@ class Anchors:
             return
         if shuffles_in(state) < self._shuffles:  # one of them is at its end
             return
-        self._states = [*self._states[-1:], (pulled, np.frombuffer(state, np.uint8))]
+        self._states = [*self._states[-1:], (pulled, state)]
 
     def newest(self, consumed: int) -> tuple[int, Any]:
-        """(batches, state) of the last one that is not beyond the position; state None: the pass' own beginning."""
-        return next((at, state) for at, state in reversed(self._states) if at <= consumed)
+        """(batches, state) of the last one that is not beyond the position; state None: the pass' own beginning.
+
+        A state is a uint8 array over bytes that nobody writes into, so that nobody has to copy it.
+        """
+        at, state = next((at, state) for at, state in reversed(self._states) if at <= consumed)
+        return at, None if state is None else np.frombuffer(state, np.uint8)
 
     @property
     def _worth(self) -> bool:

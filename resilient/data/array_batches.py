@@ -52,8 +52,8 @@ class ArrayBatches:
             def __iter__(self) -> Iterator[Indices]:
                 return indices()
 
-        loader = torch.utils.data.DataLoader(Samples(), batch_sampler=Batches(), collate_fn=lambda batch: batch)
-        return loader_draws.QuietLoader(loader)
+        # Its iterators draw from a generator of its own: see loader_draws.
+        return torch.utils.data.DataLoader(Samples(), batch_sampler=Batches(), collate_fn=lambda batch: batch, generator=torch.Generator())
 
 
 def _for_jax(array: Any, indices: Indices) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from resilient import keras_private
@@ -100,6 +100,16 @@ class Input(abc.ABC):
         if self._plan is None:
             raise ConfigurationError("The input was not opened. Call open() before training from it.")
         return self._plan
+
+
+class Lazily:
+    """An iterable whose iterator is asked for when its first batch is wanted, and not when Keras makes it, which is too early."""
+
+    def __init__(self, iterate: Callable[[], Iterable[Any]]) -> None:
+        self._iterate = iterate
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._iterate()
 
 
 class SequentialInput(Input, keras_private.DataAdapter):

@@ -15,6 +15,7 @@ from resilient.data.base import Input
 from resilient.data.data_loader import DataLoaderSource
 from resilient.data.objects import Fingerprint
 from resilient.data.py_dataset import PyDatasetSource
+from resilient.data.randomness import Generators
 from resilient.data.sources import GrainSource, IteratorSource, Source
 from resilient.data.streams import StreamInput
 from resilient.data.tfdata import DatasetInput
@@ -32,6 +33,7 @@ class Use:
         steps_per_execution: of the model.
         strategy: the model's `tf.distribute` strategy, None for none.
         fingerprint: see `data.objects`.
+        generators: see `data.randomness`.
     """
 
     batch_size: int | None
@@ -42,6 +44,7 @@ class Use:
     steps_per_execution: int
     strategy: Any
     fingerprint: Fingerprint
+    generators: Generators
 
 
 def choose(x: Any, y: Any, sample_weight: Any, use: Use) -> Input:
@@ -66,8 +69,7 @@ def choose(x: Any, y: Any, sample_weight: Any, use: Use) -> Input:
             steps=use.steps,
             compiled_loop=use.steps_per_execution > 1 and keras.backend.backend() == "tensorflow",
         )
-    source = _source(x, use)
-    return StreamInput(source, every_epoch=use.validates or use.steps is None, validates=use.validates)
+    return StreamInput(_source(x, use), use.generators, every_epoch=use.validates or use.steps is None, validates=use.validates)
 
 
 def _check_extras(x: Any, y: Any, sample_weight: Any) -> None:
@@ -88,7 +90,7 @@ def _source(x: Any, use: Use) -> Source:
     if use.class_weight is not None:
         raise ConfigurationError(f"class_weight does not go with x, a {_name(x)}. Let x yield sample weights instead.")
     if keras_private.is_torch_dataloader(x):
-        return DataLoaderSource(x)
+        return DataLoaderSource(x, use.generators)
     if keras_private.is_grain_dataset(x):
         return GrainSource(x)
     if isinstance(x, Iterator):

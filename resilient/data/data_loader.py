@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from resilient.data import randomness
 from resilient.data.fingerprint import Chain
 from resilient.data.progress import Replay
+from resilient.data.randomness import Generators
 from resilient.data.sources import PEEKED, Source
 
 
@@ -21,8 +21,9 @@ class DataLoaderSource(Source):
     kind = "DataLoader"
     draws_itself = True
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, generators: Generators) -> None:
         self._loader = loader
+        self._process = generators
         self._has_own = callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))
         self.positioning = "iterator" if self._has_own else "replay"
         self._iterator: Any = None
@@ -45,7 +46,7 @@ class DataLoaderSource(Source):
 
     def begin(self, pass_index: int, seed: int) -> None:
         """See Source."""
-        self._origin = {"process": randomness.capture(), "own": self._generators()}
+        self._origin = {"process": self._process.snapshot(), "own": self._generators()}
         self._given, self._chain = 0, Chain()
         self._iterator = iter(self._loader)
 
@@ -71,7 +72,7 @@ class DataLoaderSource(Source):
             self._iterator = iter(self._loader)
         elif not over:
             self._origin = state["origin"]
-            randomness.restore(self._origin["process"])
+            self._process.restore(self._origin["process"])
             self._set_generators(self._origin["own"])
             self._given, self._chain = 0, Chain()
             self._iterator = iter(self._loader)

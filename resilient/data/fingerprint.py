@@ -12,8 +12,8 @@ _ROWS = 64
 
 
 def describe(inputs: Any) -> list[str]:
-    """One line per array: position, dtype and shape without the number of samples."""
-    return [f"{i}: {_dtype(leaf)}{list(leaf.shape[1:])}" for i, leaf in enumerate(_leaves(inputs))]
+    """One line per array, tensor or specification of one: position, dtype and shape without the number of samples."""
+    return [f"{i}: {_dtype(leaf)}{_shape(leaf)}" for i, leaf in enumerate(_leaves(inputs))]
 
 
 def rows_checksum(inputs: Any, size: int) -> str:
@@ -34,6 +34,13 @@ def _dtype(leaf: Any) -> str:
     # A DataFrame has `dtypes`, one per column.
     dtype = getattr(leaf, "dtype", None)
     return str(getattr(dtype, "name", dtype)) if dtype is not None else "table"
+
+
+def _shape(leaf: Any) -> list[int | None] | None:
+    shape = getattr(leaf, "shape", None)
+    if shape is None or getattr(shape, "rank", 0) is None:  # of a specification that does not say
+        return None
+    return list(shape[1:])
 
 
 def _row(leaf: Any, row: int) -> bytes:

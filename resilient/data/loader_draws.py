@@ -6,9 +6,6 @@ when a resumed epoch needs one more: ours draw nothing by themselves, and `Loade
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import keras
 
 
@@ -58,19 +55,3 @@ def draw() -> None:
     import torch
 
     torch.empty((), dtype=torch.int64).random_()
-
-
-class QuietLoader:
-    """A loader whose iterators leave PyTorch's generator as it is when they are made."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def __iter__(self) -> Iterator[Any]:
-        import torch
-
-        before = torch.get_rng_state()
-        try:
-            return iter(self._loader)
-        finally:
-            torch.set_rng_state(before)

@@ -20,7 +20,7 @@ _SEEDS = re.compile(rb"Shuffle[A-Za-z0-9]*(\[\d+\])?@@epoch_num_random_samples")
 def datasets(dataset: Any) -> Iterator[Any]:
     """The dataset and all that it is made from."""
     yield dataset
-    for source in dataset._inputs():
+    for source in keras_private.dataset_sources(dataset):
         yield from datasets(source)
 
 
@@ -51,7 +51,7 @@ def shuffles_again(dataset: Any, *, repeated: bool = False) -> bool:
     if repeated and "Shuffle" in name and bool(getattr(dataset, "_reshuffle_each_iteration", True)):
         return True
     repeated = repeated or "Repeat" in name
-    return any(shuffles_again(source, repeated=repeated) for source in dataset._inputs())
+    return any(shuffles_again(source, repeated=repeated) for source in keras_private.dataset_sources(dataset))
 
 
 def shuffles_in(state: bytes) -> int:

@@ -14,11 +14,11 @@ class Replay:
     """Counts batches that are read again and skipped; says so on stderr where that takes long.
 
     Args:
-        total: how many there are.
+        total: how many there are; None: as many as come.
         kind: of input.
     """
 
-    def __init__(self, total: int, kind: str) -> None:
+    def __init__(self, total: int | None, kind: str) -> None:
         self._total = total
         self._kind = kind
         self._done = 0
@@ -33,7 +33,7 @@ class Replay:
             self._say()
 
     def __iter__(self) -> Iterator[int]:
-        for index in range(self._total):
+        for index in range(self._total or 0):
             yield index
             self.step()
 
@@ -45,7 +45,6 @@ class Replay:
 
     def _say(self) -> None:
         self._said, self._spoke = time.monotonic(), True
-        sys.stderr.write(
-            f"resilient: going back to the saved position: {self._done} of {self._total} batches of the {self._kind} read again\n"
-        )
+        count = self._done if self._total is None else f"{self._done} of {self._total}"
+        sys.stderr.write(f"resilient: going back to the saved position: {count} batches of the {self._kind} read again\n")
         sys.stderr.flush()

@@ -1,43 +1,28 @@
-"""The process' generators as a fetch of data sees them: Python's, NumPy's global one and, where it is loaded, PyTorch's."""
+"""The process' random generators as a fetch of data sees them. Reading them and putting them back is the affair of `state`."""
 
 from __future__ import annotations
 
-import random
-import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
-
-def capture() -> dict[str, Any]:
-    """Their present states, as plain data with arrays."""
-    version, words, gauss = random.getstate()
-    numpy_state: Any = np.random.get_state(legacy=False)
-    state = {
-        "python": [version, np.array(words, np.uint32), gauss],
-        "numpy": [np.array(numpy_state["state"]["key"]), int(numpy_state["state"]["pos"]), numpy_state["has_gauss"], numpy_state["gauss"]],
-    }
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        state["torch"] = [torch.get_rng_state().numpy().copy()]
-    return state
+Snapshot = Mapping[str, Any]  # "state": plain data, "arrays": name -> array
 
 
-def restore(state: Any) -> None:
-    """Put back what `capture` returned."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(int(word) for word in words), gauss))
-    key, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state(("MT19937", np.array(key), position, has_gauss, gauss))
-    torch = sys.modules.get("torch")
-    if torch is not None and "torch" in state:
-        torch.set_rng_state(torch.from_numpy(np.array(state["torch"][0])))
+class Generators(Protocol):
+    """All generators of the process together."""
+
+    def snapshot(self) -> Snapshot:
+        """Their present states."""
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put them back."""
 
 
-def differ(before: Any, after: Any) -> bool:
-    """Whether something has been drawn between two captures."""
-    return before.keys() != after.keys() or any(not _same(before[name], after[name]) for name in before)
-
-
-def _same(one: list[Any], other: list[Any]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+def drawn_from(before: Snapshot, after: Snapshot) -> set[str]:
+    """Which generators have been drawn from between two snapshots: "python", "numpy", "keras", "op" (TensorFlow's eager operations) ..."""
+    one, other = before["arrays"], after["arrays"]
+    names = {name for name in one.keys() | other.keys() if not np.array_equal(one.get(name, ()), other.get(name, ()))}
+    names |= {name for name, state in after["state"].items() if state != before["state"].get(name)}
+    return {name.rpartition("/")[2] for name in names}

@@ -13,9 +13,10 @@ from typing import Any
 import keras
 
 from resilient import keras_private
-from resilient.data import randomness
-from resilient.data.base import SequentialInput
+from resilient.data import fingerprint
+from resilient.data.base import Lazily, SequentialInput
 from resilient.data.loader_draws import LoaderDraws
+from resilient.data.randomness import Generators, drawn_from
 from resilient.data.sources import Source
 from resilient.errors import ConfigurationError
 
@@ -31,15 +32,16 @@ class _Mark:
 class StreamInput(SequentialInput):
     """What Model.fit gets as `x` for a Python source of batches."""
 
-    def __init__(self, source: Source, *, every_epoch: bool, validates: bool = False) -> None:
+    def __init__(self, source: Source, generators: Generators, *, every_epoch: bool, validates: bool) -> None:
         super().__init__(every_epoch=every_epoch)
         self._source = source
+        self._generators = generators
         self._validates = validates
         self.role = "validation" if validates else "training"
         self._loader_draws = LoaderDraws(real=source.draws_itself)
         self.kind, self.positioning, self.is_used_up = source.kind, source.positioning, source.is_used_up
         self._peeked: list[Any] = []
-        self._draws = False
+        self._draws = self._draws_from_keras = False
         self._origin: Any = None
         self._marks: dict[int, _Mark] = {}
         self._waiting: list[Any] = []
@@ -56,25 +58,22 @@ class StreamInput(SequentialInput):
 
     def settings(self) -> dict[str, Any]:
         """See Input."""
-        return {**self._source.settings(), "elements": self._described(), "batch_size": self._first_size()}
+        return {**self._source.settings(), "elements": fingerprint.describe(self._peeked[0]), "batch_size": self._first_size()}
 
     def _first_size(self) -> int | None:
         leaves = [leaf for leaf in keras.tree.flatten(self._peeked[0]) if hasattr(leaf, "shape") and len(leaf.shape)]
         return int(leaves[0].shape[0]) if leaves else None
 
-    def _described(self) -> list[str]:
-        leaves = [leaf for leaf in keras.tree.flatten(self._peeked[0]) if leaf is not None]
-        return [f"{index}: {_dtype(leaf)}{list(leaf.shape[1:])}" for index, leaf in enumerate(leaves)]
-
     def learn(self, origin: Any = None) -> None:
         """Look at the first batches; `origin`: the process' generators as they were when the run did so."""
         if origin is not None:
-            randomness.restore(origin)
-        before = randomness.capture()
+            self._generators.restore(origin)
+        before = self._generators.snapshot()
         self._peeked = self._source.peek()
         if not self._peeked:
             raise ConfigurationError(f"The {self.role} input, a {self.kind}, has no batch. Pass one that has at least one.")
-        self._draws = randomness.differ(before, randomness.capture())
+        drawn = drawn_from(before, self._generators.snapshot())
+        self._draws, self._draws_from_keras = bool(drawn), "keras" in drawn
         self._origin = before if self._draws else None
 
     def begin_run(self) -> None:
@@ -93,7 +92,13 @@ class StreamInput(SequentialInput):
 
     def doubts(self) -> list[tuple[str, str, str]]:
         """See Input."""
-        return self._source.doubts(draws=self._draws)
+        found = self._source.doubts(draws=self._draws)
+        if self._draws_from_keras and keras.backend.backend() == "tensorflow":
+            why = "every thread has one of its own, and which of TensorFlow's threads fetches a batch is left to chance"
+            found.append(
+                (f"keras.random without a seed, drawn from to fetch a batch of the {self.kind}", why, "pass it a seed of your own")
+            )
+        return found
 
     # -- passes ---------------------------------------------------------------------------------------------------------------
 
@@ -111,19 +116,20 @@ class StreamInput(SequentialInput):
             self._pull()
 
     def _begin_pass(self) -> None:
-        before = randomness.capture()
+        before = self._generators.snapshot()
         self._source.begin(self._pass, self._seed)
-        self._start(0)
-        self._draws = self._draws or randomness.differ(before, randomness.capture())
-
-    def _start(self, given: int) -> None:
-        self._given, self._end, self._waiting, self._marks = given, None, [], {}
+        self._stand_at(0, end=None)
         self._pull()
+        self._draws = self._draws or bool(drawn_from(before, self._generators.snapshot()))
+
+    def _stand_at(self, given: int, *, end: int | None) -> None:
+        """Nothing is ahead, and so many batches of the pass were given."""
+        self._given, self._end, self._waiting, self._marks, self._error = given, end, [], {}, None
 
     def _pull(self) -> None:
         at = self._given + len(self._waiting)
         self._marks = {index: mark for index, mark in self._marks.items() if index >= self._consumed}
-        self._marks[at] = _Mark(self._source.state(), randomness.capture() if self._draws else None)
+        self._marks[at] = _Mark(self._source.state(), self._generators.snapshot() if self._draws else None)
         try:
             self._waiting.append(self._source.pull())
         except StopIteration:
@@ -152,9 +158,9 @@ class StreamInput(SequentialInput):
             self.warnings.append(problem)
         if position["generators"] is not None:
             self._draws = True
-            randomness.restore(position["generators"])
+            self._generators.restore(position["generators"])
         length = position["length"]
-        self._given, self._end, self._waiting, self._marks = self._consumed, self._consumed if over else None, [], {}
+        self._stand_at(self._consumed, end=self._consumed if over else None)
         if not over and self._in_epoch and (length is None or self._batch < length):
             self._pull()
 
@@ -197,24 +203,9 @@ class StreamInput(SequentialInput):
 
     def get_torch_dataloader(self) -> Any:
         """See Keras' DataAdapter."""
-        return keras_private.torch_dataloader(_Again(self._batches))
+        return keras_private.torch_dataloader(Lazily(self._batches))
 
     def close(self) -> None:
         """See Input."""
         self._closed = True
         self._source.close()
-
-
-class _Again:
-    """An iterable that asks for its iterator when it is needed."""
-
-    def __init__(self, iterate: Any) -> None:
-        self._iterate = iterate
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._iterate()  # type: ignore[no-any-return]
-
-
-def _dtype(leaf: Any) -> str:
-    dtype = getattr(leaf, "dtype", None)
-    return str(getattr(dtype, "name", dtype)) if dtype is not None else type(leaf).__name__

@@ -7,15 +7,16 @@ one to the position itself batches are pulled and dropped. A pass begins with a 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from resilient import keras_private
+from resilient.data import fingerprint
 from resilient.data.anchors import anchors_for
-from resilient.data.base import SequentialInput
+from resilient.data.base import Lazily, SequentialInput
 from resilient.data.past import Past
 from resilient.data.pipeline import batch_size, remembers, reshuffling, shuffles_again, stateful_ops
 from resilient.data.progress import Replay
@@ -43,6 +44,8 @@ class DatasetInput(SequentialInput):
     def __init__(
         self, dataset: Any, *, class_weight: Any, strategy: Any, every_epoch: bool, validates: bool, steps: int | None, compiled_loop: bool
     ) -> None:
+        import tensorflow as tf
+
         super().__init__(every_epoch=every_epoch)
         self.dataset = dataset
         self._inner = keras_private.TFDatasetAdapter(dataset, class_weight=class_weight)
@@ -53,7 +56,7 @@ class DatasetInput(SequentialInput):
         self.role = "validation" if validates else "training"
         if self._cardinality == 0:
             raise ConfigurationError(f"The {self.role} input, a tf.data.Dataset, has no batch. Pass one that has at least one.")
-        self._distributed = strategy is not None or not hasattr(plain, "_inputs")
+        self._distributed = strategy is not None or not isinstance(plain, tf.data.Dataset)
         self._dataset = strategy.experimental_distribute_dataset(plain) if strategy is not None else plain
         self.stateful = [] if self._distributed else sorted(stateful_ops(plain))
         self._anchors = None if self._distributed or self.stateful else anchors_for(plain)
@@ -91,7 +94,12 @@ class DatasetInput(SequentialInput):
     def settings(self) -> dict[str, Any]:
         """See Input."""
         size = None if self._distributed else batch_size(self.dataset)
-        return {"data": "tf.data.Dataset", "cardinality": self._cardinality, "elements": _described(self._spec), "batch_size": size}
+        return {
+            "data": "tf.data.Dataset",
+            "cardinality": self._cardinality,
+            "elements": fingerprint.describe(self._spec),
+            "batch_size": size,
+        }
 
     def sample(self) -> tuple[Any, Any, Any]:
         """See Input. Nothing is read: the specification of the elements is all that counts."""
@@ -181,14 +189,16 @@ class DatasetInput(SequentialInput):
             self._read_passes()
         self._start(self._pass)
         if self._anchors is not None and state is not None:
-            keras_private.restore_iterator(self._iterator, np.asarray(position["state"]).tobytes())
-            self._anchors.begin_pass(at, position["state"])
+            whole = np.asarray(state).tobytes()
+            keras_private.restore_iterator(self._iterator, whole)
+            self._anchors.begin_pass(at, whole)
             if self._ahead is not None:
                 self._ahead.given = self._ahead.pulled = at
         else:
             at = 0
             self._warn_if_late()
-        self._skip(self._consumed - at)
+        with Replay(self._consumed - at, self.kind) as replay:
+            self._skip(self._consumed - at, replay)
         if over:
             self._end_at(self._consumed)
 
@@ -202,24 +212,25 @@ class DatasetInput(SequentialInput):
         """Read the passes before the present one as far as they were read then: their shuffles have used up seeds."""
         per_epoch = self._epochs.per_epoch if self._every_epoch else None
         count = self.length if per_epoch is None else per_epoch
-        for index in range(self._pass):
-            self._start(index)
-            if count is not None:
-                self._skip(count)
-            else:
-                self._skip_to_end()
+        with Replay(None if count is None else self._pass * count, self.kind) as replay:
+            for index in range(self._pass):
+                self._start(index)
+                if count is not None:
+                    self._skip(count, replay)
+                else:
+                    self._skip_to_end(replay)
 
-    def _skip_to_end(self) -> None:
+    def _skip_to_end(self, replay: Replay) -> None:
         while self._ahead is not None and (self._ahead.given == 0 or self._ahead.end != self._ahead.given):
             next(self._ahead)
+            replay.step()
 
-    def _skip(self, count: int, replay: Replay | None = None) -> None:
+    def _skip(self, count: int, replay: Replay) -> None:
         """Pull and drop, in the iterator that training pulls from next."""
         source = self._iterator if self._compiled_loop or self._ahead is None else self._ahead
-        with replay or Replay(count, self.kind) as counting:
-            for _ in range(count):
-                next(source)
-                counting.step()
+        for _ in range(count):
+            next(source)
+            replay.step()
 
     def _read_again(self, past: Past, position: Mapping[str, Any], *, over: bool) -> None:
         """Replay what has state of its own: the present pass only where all passes are known to be alike, else all of them."""
@@ -256,29 +267,19 @@ class DatasetInput(SequentialInput):
 
     def get_numpy_iterator(self) -> Any:
         """See Keras' DataAdapter."""
-        return keras_private.converted_tf_batches(_Lazy(self.present), "numpy")
+        return keras_private.converted_tf_batches(Lazily(self.present), "numpy")
 
     def get_jax_iterator(self) -> Any:
         """See Keras' DataAdapter."""
-        return keras_private.converted_tf_batches(_Lazy(self.present), "jax")
+        return keras_private.converted_tf_batches(Lazily(self.present), "jax")
 
     def get_torch_dataloader(self) -> Any:
         """See Keras' DataAdapter."""
-        return keras_private.torch_dataloader(_Lazy(self.present))
+        return keras_private.torch_dataloader(Lazily(self.present))
 
     def close(self) -> None:
         """See Input."""
         self._iterator = self._ahead = None
-
-
-class _Lazy:
-    """An iterable whose iterator is asked for when it is needed, not when Keras makes it."""
-
-    def __init__(self, present: Any) -> None:
-        self._present = present
-
-    def __iter__(self) -> Iterator[Any]:
-        yield from self._present()
 
 
 class _Ahead:
@@ -328,20 +329,6 @@ class _Ahead:
             if not self._looks:
                 raise
             self._error = error  # of the batch after the one that is asked for: raised with its own
-
-
-def _described(spec: Any) -> list[str]:
-    # The number of samples in a batch is left out: the last one may be smaller.
-    return [f"{i}: {_dtype(leaf)}{_inner_shape(leaf)}" for i, leaf in enumerate(keras.tree.flatten(spec))]
-
-
-def _dtype(leaf: Any) -> str:
-    return str(getattr(getattr(leaf, "dtype", None), "name", type(leaf).__name__))
-
-
-def _inner_shape(leaf: Any) -> Any:
-    shape = getattr(leaf, "shape", None)
-    return None if shape is None or shape.rank is None else list(shape[1:])
 
 
 def _empty(spec: Any) -> Any:

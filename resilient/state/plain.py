@@ -95,7 +95,8 @@ class _Encoder:
     def _array(self, value: Any, key: str) -> Any:
         if value.dtype.hasobject or (value.dtype.kind in "cSUVMm" and value.dtype.name not in ("bfloat16", "float8_e4m3fn", "float8_e5m2")):
             raise OpaqueError(f"an array of dtype {value.dtype}")
-        self._arrays[key] = value.copy() if self._copy else value
+        # Bytes cannot be written into: a view of them needs no copy.
+        self._arrays[key] = value.copy() if self._copy and not isinstance(value.base, bytes) else value
         return {_TAG: "array", "k": key}
 
 

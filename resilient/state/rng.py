@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,17 @@ from resilient import keras_private
 from resilient.state import backend
 
 PREFIX = "rng"
+
+
+def snapshot() -> dict[str, Any]:
+    """`capture` in one piece."""
+    arrays: dict[str, Any] = {}
+    return {"state": capture(arrays), "arrays": arrays}
+
+
+def restore(taken: Mapping[str, Any]) -> None:
+    """Put back what `snapshot` returned."""
+    apply(dict(taken["state"]), taken["arrays"])
 
 
 def capture(arrays: dict[str, Any]) -> dict[str, Any]:

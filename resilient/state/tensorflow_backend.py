@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from resilient import keras_private
+
 
 class TensorFlowBackend:
     """State under TensorFlow."""
@@ -36,7 +38,6 @@ class TensorFlowBackend:
     def facts(self) -> dict[str, Any]:
         """Version, devices, threads, oneDNN, XLA, TF32 and op determinism."""
         import tensorflow as tf
-        from tensorflow.python.framework.config import is_op_determinism_enabled  # there is no public way to ask
 
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return {
@@ -47,7 +48,7 @@ class TensorFlowBackend:
             "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""),
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
             "tf32": bool(tf.config.experimental.tensor_float_32_execution_enabled()),
-            "deterministic_ops": bool(is_op_determinism_enabled()),
+            "deterministic_ops": keras_private.op_determinism(),
         }
 
     def reapply(self, saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
