@@ -84,6 +84,19 @@ def test_some_states_are_taken_and_some_are_not() -> None:
     assert shuffles_in(keras_private.iterator_state(iterator)) == 0
 
 
+def test_a_state_without_the_seeds_of_a_shuffle_is_not_kept() -> None:
+    """The one before it is, from which the place is found by reading on."""
+    dataset = PIPELINES["shuffle, batch, prefetch"]()
+    anchors, iterator = anchors_for(dataset), iter(dataset)
+    anchors.begin_pass()
+    anchors.take(0, iterator)
+    rest(iterator, 5)
+    time.sleep(0.05)  # what reads ahead comes to its end
+    anchors.take(5, iterator)
+    at, state = anchors.newest(5)
+    assert at == 0 and shuffles_in(state.tobytes()) == 1
+
+
 def test_anchors_are_taken_as_often_as_their_cost_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A large buffer is not written down at every save; a small one is, a little after the last."""
     now = [100.0]
