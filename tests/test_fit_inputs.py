@@ -286,7 +286,7 @@ def programs() -> Iterator[Any]:
 
 
 @pytest.mark.filterwarnings("ignore:If this training is interrupted")  # a generator: nobody knows what it gives the second time
-@pytest.mark.parametrize("name", programs())
+@pytest.mark.parametrize("name", list(programs()))
 def test_a_run_stopped_many_times_ends_with_the_bits_of_an_undisturbed_one(name: str, tmp_path: Path) -> None:
     """Stops in training, twice in one epoch, in validation, after an epoch's last batch and at its end."""
     undisturbed, none = run_until_done(PROGRAMS[name], tmp_path / "undisturbed", [])
