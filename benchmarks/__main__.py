@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import array_fit, batch_order, resume_place
+from benchmarks import array_fit, batch_order, dataset_fit, resume_place
 
 batch_order.main()
 array_fit.main()
+dataset_fit.main()
 resume_place.main()
