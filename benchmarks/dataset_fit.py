@@ -1,4 +1,4 @@
-"""`Model.fit` over a `tf.data` pipeline and a PyDataset, fed by us and by Keras' own adapters; and what writing down an iterator's state costs.
+"""`Model.fit` over a `tf.data` pipeline and a PyDataset, fed by us and by Keras' own adapters, and what an iterator's state costs.
 
     python -m benchmarks.dataset_fit
 
