@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from resilient import keras_private
+from resilient.data import DatasetInput
 from resilient.data.anchors import anchors_for
 from resilient.data.pipeline import buffered_elements, remembers, reshuffling, shuffles_in, stateful_ops
 
@@ -138,3 +139,42 @@ def test_operations_with_state_are_found() -> None:
     assert remembers(stateful_ops(function)) and remembers(stateful_ops(counted))
     assert stateful_ops(noisy) and not remembers(stateful_ops(noisy))
     assert not stateful_ops(clean)
+
+
+def validation(dataset: Any, steps: int | None) -> DatasetInput:
+    return DatasetInput(dataset, class_weight=None, strategy=None, every_epoch=True, validates=True, steps=steps, compiled_loop=False)
+
+
+def test_a_pass_that_is_left_early_leaves_nothing_to_chance() -> None:
+    """How far TensorFlow has read ahead on its own by the time of the next evaluation would decide its order (measured without us too)."""
+    made = numbers(28).shuffle(28, seed=4).repeat().batch(8)
+
+    def passes(dataset: Any, pause: float) -> list[Any]:
+        iterators = []
+        for _ in range(3):
+            iterator = iter(dataset)
+            iterators.append(rest(iterator, 3))
+            time.sleep(pause)  # long enough for a thread to read one batch more, if there is one
+        return iterators
+
+    ours = validation(made, 3)._dataset
+    assert passes(ours, 0) == passes(validation(numbers(28).shuffle(28, seed=4).repeat().batch(8), 3)._dataset, 0.2)
+    assert validation(made, 3).doubts() == [] and ours.options().experimental_optimization.inject_prefetch is False
+    assert validation(made.take(9), None)._dataset.options().experimental_optimization.inject_prefetch is None
+
+
+@pytest.mark.parametrize(
+    ("read", "steps", "named"),
+    [
+        (lambda repeated: repeated.batch(8).prefetch(2), 3, ["PrefetchDataset"]),
+        (lambda repeated: repeated.map(doubled, num_parallel_calls=2).batch(8), 3, ["ParallelMapDataset"]),
+        (lambda repeated: repeated.batch(8), 3, []),
+        (lambda repeated: repeated.take(30).batch(8).prefetch(2), None, []),
+    ],
+)
+def test_reading_ahead_of_an_evaluation_that_is_left_is_a_doubt(read: Any, steps: int | None, named: list[str]) -> None:
+    """Where the program itself reads ahead we cannot take it away, so it is said at the start; whole passes are no doubt."""
+    found = validation(read(numbers(28).shuffle(28, seed=4).repeat()), steps).doubts()
+    assert [what.split()[0] for what, _, _ in found] == named
+    once = validation(read(numbers(28).shuffle(28, seed=4, reshuffle_each_iteration=False).repeat()), steps)
+    assert once.doubts() == []

@@ -34,6 +34,8 @@ class Program:
             resilient's own.
         parts: names of its calls of fit in their order; each has a directory of that name in the run directory.
         ignores: beginnings of names in the outcome that need not be equal, because they already differ between two undisturbed trainings.
+        races: beginnings of names that need not be as after `model.fit`, because there they differ from one training to the next: how far
+            Keras' own prefetching has run ahead in the end is chance.
         needs: modules that may not be installed; without them it is left out.
         control: it is broken on purpose, and belongs to no table.
     """
@@ -47,6 +49,7 @@ class Program:
     transparent: bool = True
     parts: tuple[str, ...] = ("",)
     ignores: tuple[str, ...] = ()
+    races: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     control: bool = False
 

@@ -49,7 +49,7 @@ def generator_finite_steps(run: Any) -> None:
     run.fit(model, batches, tap=tap, steps_per_epoch=STEPS)
 
 
-@program()
+@program(races=("generators: numpy",))
 def generator_numpy_random(run: Any) -> None:
     """A generator that draws from NumPy's global generator."""
 

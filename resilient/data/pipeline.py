@@ -54,6 +54,24 @@ def shuffles_again(dataset: Any, *, repeated: bool = False) -> bool:
     return any(shuffles_again(source, repeated=repeated) for source in keras_private.dataset_sources(dataset))
 
 
+def reading_ahead(dataset: Any) -> list[str]:
+    """Kinds of datasets above a repetition of reshuffling shuffles that read further than they have given; how far is chance."""
+    name = type(dataset).__name__
+    if "Repeat" in name or not shuffles_again(dataset):
+        return []
+    own = [name] if re.search("Prefetch|Parallel|MapAndBatch", name) else []
+    return own + [found for source in keras_private.dataset_sources(dataset) for found in reading_ahead(source)]
+
+
+def without_prefetching(dataset: Any) -> Any:
+    """The dataset without the prefetching that TensorFlow puts at its end by itself."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.experimental_optimization.inject_prefetch = False
+    return dataset.with_options(options)
+
+
 def shuffles_in(state: bytes) -> int:
     """How many shuffles an iterator's state tells the seeds of."""
     return len(_SEEDS.findall(state))

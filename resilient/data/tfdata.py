@@ -18,7 +18,7 @@ from resilient.data import fingerprint
 from resilient.data.anchors import anchors_for
 from resilient.data.base import Lazily, SequentialInput
 from resilient.data.past import Past
-from resilient.data.pipeline import batch_size, remembers, reshuffling, shuffles_again, stateful_ops
+from resilient.data.pipeline import batch_size, reading_ahead, remembers, reshuffling, shuffles_again, stateful_ops, without_prefetching
 from resilient.data.progress import Replay
 from resilient.errors import ConfigurationError
 
@@ -57,6 +57,10 @@ class DatasetInput(SequentialInput):
         if self._cardinality == 0:
             raise ConfigurationError(f"The {self.role} input, a tf.data.Dataset, has no batch. Pass one that has at least one.")
         self._distributed = strategy is not None or not isinstance(plain, tf.data.Dataset)
+        leaves_early = every_epoch and steps is not None and not 0 <= self._cardinality <= steps
+        self._chance = reading_ahead(plain) if leaves_early and not self._distributed else []
+        if leaves_early and not self._distributed and shuffles_again(plain):
+            plain = without_prefetching(plain)
         self._dataset = strategy.experimental_distribute_dataset(plain) if strategy is not None else plain
         self.stateful = [] if self._distributed else sorted(stateful_ops(plain))
         self._anchors = None if self._distributed or self.stateful else anchors_for(plain)
@@ -110,6 +114,17 @@ class DatasetInput(SequentialInput):
     def element_spec(self) -> Any:
         """See Input."""
         return self._spec if keras.backend.backend() == "tensorflow" else None
+
+    def doubts(self) -> list[tuple[str, str, str]]:
+        """See Input. A pass that is left early has used up as many seeds of a repeated shuffle as were read, and not as were given."""
+        return [
+            (
+                f"{name.strip('_')} over a repeated shuffle in the {self.role} data",
+                "each pass is left before its end, and how far it has read ahead by then decides the order of the next one",
+                "leave it out, shuffle with reshuffle_each_iteration=False, or put the repetition last",
+            )
+            for name in self._chance
+        ]
 
     # -- passes ---------------------------------------------------------------------------------------------------------------
 
