@@ -214,6 +214,7 @@ class Round:
         self._chance = random.Random(seed)
         self._pace = max(2, 2 * len(reference.log) // (len(hand) + 1))
         self._result = Result()
+        self._was_finished = False
 
     def play(self) -> Result:
         """Start, kill and start again until the training is done or something is wrong."""
@@ -230,6 +231,8 @@ class Round:
         """One process from start to death. True when the round is over."""
         fault = self._hand[0] if self._hand else None
         must_begin_at = self._newest_step()
+        # Killed between its end and the outcome's: what this attempt finds is a finished run, in which callbacks and data have no part.
+        self._was_finished = all(kill.journaled(self._place.run / part, "finished")() for part in self._program.parts)
         try:
             struck, code = self._live(attempt, fault)
         except (TimeoutError, subprocess.TimeoutExpired) as error:
@@ -289,7 +292,7 @@ class Round:
     def _judge_end(self, attempt: int, code: int) -> bool:
         if code != 0:
             return self._problem(attempt, f"ended with {code} by itself: {tail(self._place)}")
-        found = self._reference.differences(self._program, self._place)
+        found = self._reference.differences(self._program, self._place, finished=self._was_finished)
         for difference in found:
             self._problem(attempt, f"the end differs: {difference}")
         if not found:
