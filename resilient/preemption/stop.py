@@ -1,21 +1,25 @@
-"""One thread-safe request to save and stop."""
+"""One thread-safe request: to save and stop, or only to save."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 
 
 @dataclasses.dataclass(frozen=True)
 class Notice:
-    """Why to stop (`reason`: a signal's name or a platform's) and until when the process may live (`deadline`, monotonic seconds)."""
+    """Why to stop (`reason`: a signal's name, or a platform's and its word) and until when the process may live (monotonic seconds)."""
 
     reason: str
     deadline: float
+    received: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class StopRequest:
-    """Set from any thread or signal handler; of several notices the one with the earliest deadline counts. `requested` is read every batch.
+    """Set from any thread or signal handler; of several notices the one with the earliest deadline counts.
+
+    `requested` and `save_requested` are read every batch; whoever saves sets the latter back, before it captures the state.
 
     There is no lock in it: a signal handler may interrupt whoever would hold one. Of two notices at the same moment either may win.
 
@@ -25,6 +29,7 @@ class StopRequest:
 
     def __init__(self, listener: Callable[[], None] = lambda: None) -> None:
         self.requested = False
+        self.save_requested = False
         self.notice: Notice | None = None
         self.listener = listener
 
@@ -34,3 +39,7 @@ class StopRequest:
             self.notice = notice
             self.requested = True
             self.listener()
+
+    def request_save(self) -> None:
+        """Ask for a save after which training goes on."""
+        self.save_requested = True

@@ -168,12 +168,11 @@ class Watch:
 
     def _soft_deadline(self) -> float | None:
         notice = self._stop.notice
-        if notice is None:
+        if notice is None or math.isinf(notice.deadline):
             return None
         latest = notice.deadline - min(_LONGEST_MARGIN, _MARGIN * self._grace)
         # With nothing to save, waiting out the grace period would gain nothing; but Python code gets a moment to leave in good order.
-        soon = min(latest, notice.deadline - self._grace + _PATIENCE) if self._nothing_to_save() else latest
-        return soon if math.isfinite(soon) else None
+        return min(latest, notice.received + _PATIENCE) if self._nothing_to_save() else latest
 
     def _keep_deadlines(self, now: float) -> None:
         notice, soft = self._stop.notice, self._soft_deadline()
