@@ -111,3 +111,37 @@ def diff(
     from resilient.cli.differing import diff_run
 
     return diff_run(directory, step_a, step_b, json=json)
+
+
+@app.command(
+    context_settings={"allow_interspersed_args": False},
+    epilog="Example: resilient run --give-up 5 -- python train.py --epochs 20",
+)
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="The program and its arguments.", show_default=False)],
+    give_up: Annotated[int, typer.Option(metavar="N", min=1, help="End with 93 after N failures in a row without progress.")] = 5,
+    max_restarts: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Bound on restarts after failures without progress, in all.", show_default=False)
+    ] = None,
+    skip_poison_batch: Annotated[bool, typer.Option("--skip-poison-batch", help="Leave out a batch at which it failed twice.")] = False,
+    hang_timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long one batch may take; learned where not given.", show_default=False)
+    ] = None,
+    grace: Annotated[str | None, typer.Option(metavar="TIME", help="From a request to stop to SIGKILL (30s).", show_default=False)] = None,
+    warm_standby: Annotated[bool, typer.Option("--warm-standby", help="Keep a spare interpreter with Keras imported.")] = False,
+) -> int:
+    """Run a training program, and start it again after crash, kill, hang or preemption until it is done.
+
+    Exit codes: 0 done, 75 stopped on request (start it again), 78 needs a human, 93 gave up.
+    """
+    from resilient.cli.running import run_command
+
+    return run_command(
+        command,
+        give_up=give_up,
+        max_restarts=max_restarts,
+        skip_poison_batch=skip_poison_batch,
+        hang_timeout=hang_timeout,
+        grace=grace,
+        warm_standby=warm_standby,
+    )

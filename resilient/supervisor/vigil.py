@@ -1,0 +1,208 @@
+"""Watches over one attempt: what it says of itself, whether it hangs, and that it ends when it is asked to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from resilient.errors import EXIT_DONE, EXIT_PREEMPTED, ResilientError
+from resilient.heartbeat import TRACE_SIGNAL, Announcement, Beat, Section
+from resilient.restarts import Ending
+from resilient.supervisor import processes
+from resilient.supervisor.child import Child
+from resilient.supervisor.chronicle import Chronicle
+from resilient.supervisor.guardian import Exit
+from resilient.supervisor.memory import oom_kills
+from resilient.supervisor.patience import LOOK, Patience, Silence
+from resilient.supervisor.systemd import Notifier
+
+GRACE = 30.0  # seconds, where the operator gives none: more than `fit` takes by itself
+STOP = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # end the supervision; SIGUSR1 does where the program obeys it
+_FOR_TRACES = 1.0  # seconds from asking for the stacks to ending the program
+_NEVER = float("inf")
+_DOING = {
+    Section.SILENT: "before its first sign of life",
+    Section.STARTING: "starting",
+    Section.TRAINING: "training",
+    Section.BETWEEN: "between training and validation",
+    Section.VALIDATING: "validating",
+    Section.STOPPING: "stopping",
+    Section.ENDED: "after the end of fit",
+}
+
+
+class Vigil:
+    """One attempt under watch.
+
+    Args:
+        child: the program.
+        silence: what is known of its pace from the attempts before.
+        patience: how long it may be silent.
+        grace: seconds from a request to stop to the end of the program.
+        chronicle, notifier, say: where it tells what it sees.
+
+    Attributes:
+        announced: where it trains, None as long as it does not.
+        hung: what was found, None as long as it does not hang.
+        refused: why it may not train there, None if it may.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        silence: Silence,
+        patience: Patience,
+        grace: float,
+        chronicle: Chronicle,
+        notifier: Notifier,
+        say: Callable[[str], None],
+    ) -> None:
+        self._child, self._patience, self._grace = child, patience, grace
+        self._chronicle, self._notifier, self._say = chronicle, notifier, say
+        self._expects_beats = patience.explicit is not None or bool(silence.longest)
+        self._oom_kills = oom_kills()
+        self._forwarded: list[signal.Signals] = []
+        self._terminate_at = self._kill_at = _NEVER
+        self.silence = silence.begin(time.monotonic())
+        self.announced: Announcement | None = None
+        self.hung: str | None = None
+        self.refused: ResilientError | None = None
+
+    # -- looking ---------------------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """See what has changed, and act on it. To be called every `LOOK` seconds."""
+        now, beat = time.monotonic(), self._child.page.beat()
+        self.listen()
+        suspended = self.silence.seconds > 2 * LOOK and processes.is_stopped(self._trainer)
+        moved = beat.count != self.silence.beat.count
+        self.silence = self.silence.after(now, beat, suspended=suspended)
+        limit = self._limit(beat)
+        if moved or suspended:
+            self._notifier.alive(limit)
+        self._notifier.status(f"{self._name}: {where(beat)}")
+        if self.silence.seconds > limit and self._kill_at == _NEVER:
+            self._end_hung(now, beat)
+        self._keep_deadlines(now)
+
+    def listen(self) -> None:
+        """Follow the program to the directory that it has announced."""
+        announced = self._child.page.announcement()
+        if announced is None or announced == self.announced or not announced.directory.is_dir():  # `fit` has yet to make it
+            return
+        self.announced = announced
+        try:
+            self._chronicle.move_to(announced.directory, attempt=self._child.page.orders.attempt, pid=self._child.guardian.pid)
+        except ResilientError as error:
+            self.refused = error
+            self._child.guardian.kill()
+
+    def _limit(self, beat: Beat) -> float:
+        if beat.section is Section.SILENT and not self._expects_beats:
+            return _NEVER  # it may be a program that never calls fit
+        return self._patience.limit(beat.section, self.silence.longest)
+
+    @property
+    def _name(self) -> str:
+        return f"attempt {self._child.page.orders.attempt}"
+
+    @property
+    def _trainer(self) -> int:
+        """The process that trains: the program, or one that it has started."""
+        announced, program = self.announced, self._child.guardian.pid
+        if announced is None or announced.pid == program:
+            return program
+        return announced.pid if announced.pid in processes.descendants(self._child.guardian.guardian) else program
+
+    # -- ending ----------------------------------------------------------------------------------------------------------------
+
+    def forward(self, number: signal.Signals) -> None:
+        """Pass a signal of the operator's on. One that asks to stop sets the time; the first Ctrl-C does not: a person waits."""
+        self.listen()
+        repeated = number in self._forwarded
+        self._forwarded.append(number)
+        self._send(signal.SIGTERM if number == signal.SIGHUP else number)  # `fit` takes no SIGHUP, which would just kill it
+        if number in STOP and (number != signal.SIGINT or repeated):
+            self._kill_at = min(self._kill_at, time.monotonic() + self._grace)
+
+    def _send(self, number: signal.Signals) -> None:
+        self._child.guardian.send(number)
+        trainer = self._trainer
+        if trainer != self._child.guardian.pid:  # a shell script passes no signal on
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(trainer, number)
+
+    def _end_hung(self, now: float, beat: Beat) -> None:
+        """The stacks of all threads into the log, SIGTERM, and SIGKILL when the grace period is over."""
+        self.hung = f"no sign of life for {self.silence.seconds:.0f} s, {where(beat)}"
+        self._say(f"{self._name} hangs: {self.hung}. The stacks of its threads follow.")
+        self._chronicle.append(
+            "hung",
+            **self._child.position(),
+            pid=self._child.guardian.pid,
+            section=beat.section.name.lower(),
+            silent=round(self.silence.seconds, 3),
+        )
+        if self.announced is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._trainer, TRACE_SIGNAL)
+        self._terminate_at = now + _FOR_TRACES
+        self._kill_at = self._terminate_at + self._grace
+
+    def _keep_deadlines(self, now: float) -> None:
+        if now >= self._terminate_at:
+            self._terminate_at = _NEVER
+            self._send(signal.SIGTERM)
+        if STOP.intersection(self._forwarded) and self._child.page.saves().saving:
+            self._kill_at = max(self._kill_at, now + self._notifier.extend(now))
+        if now >= self._kill_at:
+            self._say(f"{self._name} has not ended within {self._grace:g} s and is killed.")
+            self._kill_at = _NEVER
+            self._child.guardian.kill()
+
+    def ending(self, ended: Exit, reached: dict[Path, int]) -> Ending:
+        """What the policy has to know; `reached`: the highest step committed so far, by directory, brought up to date."""
+        beat, saves = self._child.page.beat(), self._child.page.saves()
+        directory = self.announced.directory if self.announced else Path()
+        before = reached.get(directory, saves.resumed or 0)
+        reached[directory] = max(before, saves.committed or 0)
+        hit = beat.section in (Section.STARTING, Section.TRAINING) and beat.progress is not None
+        obeyed = signal.SIGUSR1 in self._forwarded and ended.code == EXIT_PREEMPTED
+        return Ending(
+            code=ended.code,
+            signal="SIGKILL" if ended.unknown else ended.signal,
+            hung=self.hung is not None,
+            out_of_memory=ended.code != EXIT_DONE and oom_kills() > self._oom_kills,
+            asked=obeyed or not STOP.isdisjoint(self._forwarded),
+            unfinished=beat.section is Section.STOPPING,
+            place=(beat.progress.epoch, beat.progress.batch) if hit and beat.progress else None,
+            resumed=saves.resumed,
+            progressed=reached[directory] > before,
+        )
+
+    def reason(self, ended: Exit, ending: Ending) -> str:
+        """How it ended, for people; "attempt 3" goes before it."""
+        if self.hung is not None:
+            return f"was stopped because it hung: {self.hung}"
+        if ended.code == EXIT_DONE:
+            return "is done"
+        memory = f" for lack of memory (peak {(ended.peak_rss or 0) / 1e9:.2f} GB)" if ending.out_of_memory else ""
+        return f"{_how(ended)}{memory}, {where(self._child.page.beat())}"
+
+
+def _how(ended: Exit) -> str:
+    if ended.unknown:
+        return "was killed together with its guardian"
+    if ended.signal is not None:
+        return f"was ended by {ended.signal}"
+    return "was preempted" if ended.code == EXIT_PREEMPTED else f"exited with code {ended.code}"
+
+
+def where(beat: Beat) -> str:
+    """What is under way and at which position, for people."""
+    progress = beat.progress
+    return _DOING[beat.section] + (f" at epoch {progress.epoch}, batch {progress.batch} (step {progress.step})" if progress else "")

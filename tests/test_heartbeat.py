@@ -1,0 +1,159 @@
+"""The page between a training process and its supervisor, with real processes on both sides."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resilient.heartbeat import _BEAT, ENVIRONMENT, Beat, Heartbeat, Orders, Page, Saves, Section, _Record
+from resilient.manifest import Progress
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def page():
+    """A page as a supervisor has it."""
+    with contextlib.closing(Page()) as page:
+        yield page
+
+
+def claim(page):
+    return Heartbeat.claim({ENVIRONMENT: page.path})
+
+
+def program(page, body, **arguments):
+    """A process that has the page in its environment, and `heartbeat`."""
+    begin = "import os, signal\nfrom resilient.heartbeat import *\nfrom resilient.manifest import Progress\nheartbeat = Heartbeat.claim()\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), ENVIRONMENT: page.path}
+    return subprocess.Popen([sys.executable, "-c", begin + body], env=environment, text=True, **arguments)
+
+
+def test_what_one_side_writes_the_other_reads(page):
+    """Position, section, saves, announcement and orders, from the first to the last."""
+    orders = Orders(attempt=3, resume_at_most=7, skip=((0, 3), (2, 1)), grace=12.5)
+    page.give(orders)
+    assert (page.beat(), page.saves(), page.announcement()) == (Beat(), Saves(), None)
+    heartbeat = claim(page)
+    assert heartbeat.orders == page.orders == orders
+    heartbeat.announce(Path("/some/where"))
+    assert page.announcement().directory == Path("/some/where") and page.announcement().pid == os.getpid()
+    assert page.beat() == Beat(1, Section.STARTING)
+    heartbeat.resumed(100)
+    heartbeat.beat(Section.TRAINING, Progress(1, 2, 102))
+    assert page.beat() == Beat(2, Section.TRAINING, Progress(1, 2, 102))
+    heartbeat.saving()
+    assert page.saves() == Saves(saving=True, resumed=100, committed=100)
+    heartbeat.saved(None)
+    assert page.saves() == Saves(resumed=100, committed=100)
+    heartbeat.saved(102)
+    assert page.saves() == Saves(resumed=100, committed=102)
+    heartbeat.close()
+    assert page.beat() == Beat(3, Section.ENDED, Progress(1, 2, 102))
+
+
+def test_a_fit_that_was_stopped_has_not_ended(page):
+    """Leaving fit because of a stop leaves the section as it is: the process has yet to go."""
+    heartbeat = claim(page)
+    heartbeat.beat(Section.STOPPING, Progress(0, 1, 1))
+    heartbeat.close()
+    assert page.beat().section is Section.STOPPING
+
+
+def test_one_process_at_a_time_beats(page):
+    """A second fit of the process tree finds the page taken; after the first one's end, or death, it is free."""
+    with program(page, "heartbeat.beat(Section.TRAINING, Progress(0, 1, 1)); print(); input()", stdin=-1, stdout=-1) as first:
+        first.stdout.readline()
+        assert not claim(page).supervised
+        first.kill()
+    heartbeat = claim(page)
+    heartbeat.beat(Section.TRAINING, Progress(0, 2, 2))
+    assert page.beat() == Beat(2, Section.TRAINING, Progress(0, 2, 2))
+    worker = os.fork()  # a data worker, which has everything open that we have
+    if worker == 0:
+        signal.pause()
+    heartbeat.close()
+    assert claim(page).supervised
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+
+
+@pytest.mark.parametrize("path", ["", "/proc/1/fd/999999", "{file}", "{directory}"])
+def test_without_a_supervisor_there_is_no_heartbeat(tmp_path, path):
+    """No variable, one whose supervisor is gone, or one that names something else: fit goes on as if nothing was said."""
+    file = tmp_path / "file"
+    file.write_text("something else")
+    environment = {ENVIRONMENT: path.format(file=file, directory=tmp_path)} if path else {}
+    heartbeat = Heartbeat.claim(environment)
+    heartbeat.announce(tmp_path)
+    heartbeat.beat(Section.TRAINING, Progress(0, 1, 1))
+    assert (heartbeat.supervised, heartbeat.orders) == (False, Orders())
+    heartbeat.close()
+    assert file.read_text() == "something else"
+
+
+def test_a_death_at_any_moment_leaves_a_whole_record(page):
+    """Killed while it does nothing but beat, a process leaves numbers that belong together, and they are the last ones read before."""
+    for _ in range(5):
+        with program(page, "step = 0\nwhile True: step += 1; heartbeat.beat(Section.TRAINING, Progress(step, step, step))") as beating:
+            count = page.beat().count
+            seen = 0
+            while seen < 2000:
+                beat = page.beat()
+                seen += beat.count != count
+                assert beat.progress is None or beat.progress.epoch == beat.progress.batch == beat.progress.step
+            os.kill(beating.pid, signal.SIGKILL)
+        last = page.beat().progress
+        assert last.epoch == last.batch == last.step >= beat.progress.step
+
+
+def test_a_reader_that_is_overtaken_reads_again():
+    """Two beats while it copies would leave it with half of one and half of the other."""
+    to_come = []
+
+    class Overtaken(bytearray):
+        def __getitem__(self, key):
+            first = super().__getitem__(slice(key.start, key.start + 16))
+            while to_come:
+                record.write(_BEAT, *[to_come.pop()] * 4)
+            return first + super().__getitem__(slice(key.start + 16, key.stop))
+
+    page = Overtaken(64)
+    record = _Record(page, memoryview(bytearray(8)).cast("q"), 0, 0, _BEAT.size)
+    record.write(_BEAT, 1, 1, 1, 1)
+    to_come += [3, 2]
+    assert _BEAT.unpack(record.read()[1]) == (3, 3, 3, 3)
+
+
+def test_the_stacks_of_all_threads_are_written_on_request(page):
+    """Even of a process whose main thread sits in a call that never returns."""
+    body = """
+import sys, threading
+from resilient.heartbeat import TRACE_SIGNAL
+def in_a_thread():
+    threading.Event().wait()
+threading.Thread(target=in_a_thread, daemon=True).start()
+heartbeat.announce(".")
+os.kill(os.getpid(), TRACE_SIGNAL)
+"""
+    with program(page, body, stderr=subprocess.PIPE) as process:
+        text = process.stderr.read()
+    assert process.returncode == 0
+    assert "in in_a_thread" in text and "Current thread" in text
+
+
+def test_what_the_framework_was_imported_with_is_announced(page, monkeypatch):
+    """A spare interpreter needs the variables that a program sets before it imports Keras; no others leave the process."""
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setenv("SECRET", "x")
+    heartbeat = claim(page)
+    heartbeat.announce(Path("run"))
+    variables = page.announcement().variables
+    assert variables["KERAS_BACKEND"] == "jax" and "SECRET" not in variables
+    heartbeat.close()
