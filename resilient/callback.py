@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ import keras
 from resilient import keras_private
 from resilient.data import EpochPlan, Input, Phase
 from resilient.errors import ConfigurationError
+from resilient.heartbeat import Heartbeat, Section
 from resilient.manifest import Progress
 from resilient.monitor import Monitor
 from resilient.preemption import StopRequest
@@ -45,6 +46,7 @@ class Resume:
     progress: Progress
     tensors: Mapping[str, Mapping[str, Any]]
     meta: Mapping[str, Any]
+    frozen: Mapping[str, Sequence[str]]
 
     @property
     def logs(self) -> dict[str, Any]:
@@ -73,6 +75,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         progress: where the run stands.
         resume: the checkpoint to apply in the first epoch, None for a fresh run.
         on_restored: called once after the checkpoint has been applied.
+        heartbeat: told after every batch what comes next and where the run stands; says which batches are left out.
 
     Attributes:
         put_back: undoes what Model.fit does to the state on the way of an exception of ours.
@@ -92,6 +95,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         progress: Progress,
         resume: Resume | None,
         on_restored: Callable[[], None],
+        heartbeat: Heartbeat,
     ) -> None:
         members = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks
         super().__init__(members, add_history=True, add_progbar=params["verbose"] != 0, model=model, **params)
@@ -104,6 +108,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
         self._stop = stop
         self._resume = resume
         self._on_restored = on_restored
+        self._beat = heartbeat.beat
+        self._skip = heartbeat.orders.skip
         self._saver: Saver | None = None
         self._state: State | None = None
         self._phase: Phase | None = None
@@ -157,6 +163,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
         elif not self._trained_here and self._live_saver.durable is None:
             self.progress = Progress(epoch, 0, self.progress.step)
             self._live_saver.submit(self._capture({}, logs={}), must=True)
+        self._live_saver.new_stretch()
+        self._beat(Section.STARTING, self.progress)
         if self._stop.requested:
             self._leave()
         if skip == 0:
@@ -170,21 +178,24 @@ class RunCallbacks(keras.callbacks.CallbackList):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Numbered from the epoch's true beginning."""
-        if not self._phantom:
+        if not self._phantom and not self.left_out:
             super().on_train_batch_begin(batch + self._offset, logs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """The one place where a batch is counted and recovery checkpoints are taken."""
         if self._phantom:
             return
-        super().on_train_batch_end(batch + self._offset, logs)
-        self._last_logs = logs
+        if not self.left_out:
+            super().on_train_batch_end(batch + self._offset, logs)
+            self._last_logs = logs
         self._count(batch)
+        self._beat(Section.TRAINING, self.progress)
         stopping = self._stop.requested
         length = self._data.epoch_length(self.progress.epoch)
         # The last batch's checkpoint would be replaced by the epoch's own at once.
         last = length is not None and self.progress.batch >= length
-        if stopping or (not last and self._live_saver.due(self.progress.step)):
+        if stopping or self._stop.save_requested or (not last and self._live_saver.due(self.progress.step)):
+            self._stop.save_requested = False
             snapshot = self._capture(keras_private.pythonify_logs(logs), logs=logs)
             self._live_saver.submit(snapshot)
             if stopping:
@@ -208,6 +219,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         if self._stopped_by_us:
             self._stopped_by_us = self._model.stop_training = False
         self._data.end_epoch()
+        self._beat(Section.BETWEEN, self.progress)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Always saved. Leaves Model.fit where the rest of a broken epoch was all it had to do."""
@@ -242,6 +254,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         shown = keras_private.pythonify_logs(self._model.get_metrics_result())
         # Keras takes the last batch's logs for the epoch's where they are not the metrics (a custom train_step).
         self._pending = self._capture(shown, logs=self._last_logs)
+        self._live_saver.new_stretch()
         if self._live_saver.due(self.progress.step):
             self._live_saver.submit(self._pending)
         self._leave_validation_if_asked()
@@ -252,6 +265,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """A stop in validation saves the moment before it: training is not repeated, validation is."""
         super().on_test_batch_end(batch, logs)
+        self._beat(Section.VALIDATING, self.progress)
         if self._validation is not None:
             length = self._validation.epoch_length(self.progress.epoch)
             done = batch + 1 if length is None else min(batch + 1, length)
@@ -264,11 +278,16 @@ class RunCallbacks(keras.callbacks.CallbackList):
         """The validation data's pass is over."""
         if self._validation is not None:
             self._validation.end_epoch()
+        self._beat(Section.BETWEEN, self.progress)
         super().on_test_end(logs)
 
     def _leave_validation_if_asked(self) -> None:
-        if self._stop.requested and self._pending is not None:
+        if self._pending is None:
+            return
+        if self._stop.requested or self._stop.save_requested:
+            self._stop.save_requested = False
             self._live_saver.submit(self._pending)
+        if self._stop.requested:
             self._leave()
 
     # -- shared ----------------------------------------------------------------------------------------------------------------
@@ -284,6 +303,16 @@ class RunCallbacks(keras.callbacks.CallbackList):
         if self._saver is None:
             raise ConfigurationError("The callbacks were not attached to a run. Call attach() first.")
         return self._saver
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the batch that comes next is not to be trained."""
+        return bool(self._skip) and (self.progress.epoch, self.progress.batch) in self._skip
+
+    @property
+    def last_logs(self) -> Mapping[str, Any]:
+        """The logs of the batch that was trained last."""
+        return dict(self._last_logs or {})
 
     @property
     def _phantom(self) -> bool:
@@ -315,7 +344,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
             for name, data in self._inputs():
                 data.restore(resume.position(name))
         # The generators come last: finding the data's position may draw from them.
-        self._live_state.apply(resume.tensors, resume.meta)
+        self._live_state.apply(resume.tensors, resume.meta, resume.frozen)
         self._model.stop_training = resume.stopped
         self._on_restored()
 
@@ -340,8 +369,11 @@ class RunCallbacks(keras.callbacks.CallbackList):
         return self._capture(metrics, logs={}, final=True)
 
     def _leave(self) -> None:
+        self._beat(Section.STOPPING, self.progress)
         notice = self._stop.notice
-        durable = self._live_saver.wait(None if notice is None or math.isinf(notice.deadline) else notice.deadline)
+        deadline = None if notice is None or math.isinf(notice.deadline) else notice.deadline
+        self._live_saver.make_way(deadline)
+        durable = self._live_saver.wait(deadline) and self._live_saver.durable == self.progress
         self.put_back = self._live_state.hold()
         raise StopTraining(self.progress, durable=durable)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from resilient import settings as settings_module
 from resilient.errors import ConfigurationError, Preempted, PreemptedError, ResilientError, RunInUseError
+from resilient.heartbeat import Heartbeat
 from resilient.inputs import Data, check_model, inputs_of
 from resilient.journal import Journal
 from resilient.keep import Keep
@@ -53,6 +55,7 @@ def fit(  # noqa: D417, PLR0917  the arguments of Model.fit, in its order, descr
     on_preempt: str = "exit",
     signals: Any = DEFAULT_SIGNALS,
     grace: Any = None,
+    notices: Any = "auto",
     exact: str = "warn",
 ) -> Any:
     """Train `model` like `model.fit`, so that nothing that happens to the process is lost.
@@ -74,7 +77,8 @@ def fit(  # noqa: D417, PLR0917  the arguments of Model.fit, in its order, descr
             follows from Python's generator without drawing from it, and is stored with the run.
         on_preempt: "exit" raises `Preempted` (SystemExit 75), "raise" `PreemptedError`, "return" returns the History so far.
         signals: which signals ask for save-and-stop.
-        grace: how long after a signal the process may still live, a duration; None: 15 s.
+        grace: how long after a signal or notice the process may still live, a duration; None: 15 s, and what the platform's notice says.
+        notices: which preemption notices to watch: names out of "aws", "gce", "azure", "slurm"; "auto": those of the platform it runs on.
         exact: "warn" or "require": what happens where the result cannot be exact (see `resilient.audit`).
 
     Returns:
@@ -91,7 +95,7 @@ def fit(  # noqa: D417, PLR0917  the arguments of Model.fit, in its order, descr
     with _exit_code_for_uncaught():
         chosen = settings_module.check(
             directory=directory, resume=resume, save_every=save_every, keep=keep, monitor=monitor, mode=mode, seed=seed,
-            on_preempt=on_preempt, signals=signals, grace=grace, exact=exact,
+            on_preempt=on_preempt, signals=signals, grace=grace, notices=notices, exact=exact,
         )  # fmt: skip
         check_model(model)
         given = Data(
@@ -112,8 +116,8 @@ def fit(  # noqa: D417, PLR0917  the arguments of Model.fit, in its order, descr
             validation_batch_size=validation_batch_size or batch_size,
             validation_freq=_validation_freq(validation_freq),
         )
-        with _owned(chosen) as (store, journal):
-            return _train(Run(model, inputs.training, arguments, chosen, store, journal), chosen)
+        with _heard(chosen) as (chosen, heartbeat), _owned(chosen) as (store, journal):
+            return _train(Run(model, inputs.training, arguments, chosen, store, journal, heartbeat), chosen)
 
 
 def _count(name: str, value: Any) -> int:
@@ -126,6 +130,17 @@ def _validation_freq(value: Any) -> Any:
     if not (hasattr(value, "__index__") and value >= 1) and not isinstance(value, (list, tuple, set, range)):
         raise ConfigurationError(f"validation_freq={value!r} is not accepted. Pass an integer of at least 1, or a list of epochs.")
     return value
+
+
+@contextmanager
+def _heard(chosen: Settings) -> Iterator[tuple[Settings, Heartbeat]]:
+    """A supervisor hears where this trains before the lock is asked for, and so where it is refused; its grace period is the default."""
+    with closing(Heartbeat.claim()) as heartbeat:
+        heartbeat.announce(chosen.directory)
+        grace = heartbeat.orders.grace
+        if grace is not None and chosen.given_grace is None:
+            chosen = dataclasses.replace(chosen, grace=grace, given_grace=grace)
+        yield chosen, heartbeat
 
 
 @contextmanager

@@ -96,16 +96,22 @@ class Journal:
             self._name_is_durable = True
 
 
-def read(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read(directory: str | os.PathLike[str], newest: int | None = None) -> list[dict[str, Any]]:
     """Events of the run directory in the order they were written; torn and foreign lines are left out, [] if there is no journal.
 
     Names this version does not know are kept: a newer one may have written them.
+
+    Args:
+        directory: the run directory.
+        newest: read no more than this many bytes, the last ones; None for the whole journal. A line that they cut is a torn one.
 
     Raises:
         OSError: the journal exists and cannot be read.
     """
     try:
         with open(Path(directory) / JOURNAL_NAME, "rb") as file:
+            if newest is not None:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - newest))
             return [event for line in _lines(file) if (event := _decode(line)) is not None]
     except FileNotFoundError:
         return []

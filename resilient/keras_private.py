@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from typing import Any
 
@@ -40,6 +41,7 @@ __all__ = [
     "can_convert_arrays",
     "clear_initial_epoch",
     "converted_tf_batches",
+    "device_memory",
     "dataset_of",
     "dataset_sources",
     "eager_op_seeds",
@@ -53,6 +55,7 @@ __all__ = [
     "iterating_function",
     "iterator_state",
     "make_global_seed_generator",
+    "moving_statistics",
     "op_definition",
     "op_determinism",
     "python_batches",
@@ -113,6 +116,15 @@ def recurrent_states(model: Any) -> list[Any]:
     layers = [layer for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
     states = [state for layer in layers for state in keras.tree.flatten(getattr(layer, "states", None))]
     return [state for state in states if isinstance(state, keras.Variable)]
+
+
+def moving_statistics(model: Any) -> set[int]:
+    """`id` of every variable in which a layer keeps averages of its inputs: not trainable, and written in each step.
+
+    `model.layers` has no layers within layers; this list has.
+    """
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    return {id(variable) for layer in layers for variable in layer.non_trainable_variables}
 
 
 def strategy_of(model: Any) -> Any | None:
@@ -236,6 +248,15 @@ def op_definition(name: str) -> Any | None:
     from tensorflow.python.framework import op_def_registry
 
     return op_def_registry.get(name)
+
+
+@functools.cache
+def device_memory(device: str) -> int | None:
+    """Bytes that TensorFlow may use of a device, None if it does not say. What is in use is public, what there is is not."""
+    from tensorflow.python.client import device_lib
+
+    limits = {found.name: found.memory_limit for found in device_lib.list_local_devices()}
+    return limits.get("/device:" + device.rpartition("/device:")[2])
 
 
 def op_determinism() -> bool:

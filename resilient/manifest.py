@@ -49,10 +49,33 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class FileEntry:
-    """One file of a checkpoint: `size` in bytes and `xxh3_128`, the hexadecimal XXH3-128 of its content."""
+    """One file of a checkpoint.
+
+    Attributes:
+        size: in bytes.
+        xxh3_128: the hexadecimal XXH3-128 of its content.
+        positions: for `<name>.frozen.safetensors`, the places that its tensors have among all those of `<name>.safetensors`.
+    """
 
     size: int
     xxh3_128: str
+    positions: tuple[int, ...] | None = None
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        positions = {} if self.positions is None else {"positions": list(self.positions)}
+        return {"size": self.size, "xxh3_128": self.xxh3_128, **positions}
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """The tensors of a file that training does not change, by name.
+
+    `generation`: two captures of one process with the same number hold the same bits; None where only their content can tell.
+    """
+
+    names: tuple[str, ...]
+    generation: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +122,7 @@ class Manifest:
             "mode": self.mode,
             "best": self.best,
             "state": self.state,
-            "files": {name: dataclasses.asdict(entry) for name, entry in self.files.items()},
+            "files": {name: entry.document() for name, entry in self.files.items()},
         }
         checksum = xxhash.xxh3_128_hexdigest(_canonical(document))
         return _canonical({**document, "checksum": checksum})
@@ -225,12 +248,18 @@ def _file_name(value: str) -> str:
 
 
 def _file_entry(value: Any) -> FileEntry:
-    if not isinstance(value, dict) or value.keys() != {"size", "xxh3_128"}:
+    if not isinstance(value, dict) or value.keys() - {"positions"} != {"size", "xxh3_128"}:
         raise TypeError("a file entry is malformed")
     checksum = value["xxh3_128"]
     if not isinstance(checksum, str) or not _CHECKSUM.fullmatch(checksum):
         raise ValueError("a file's checksum is malformed")
-    return FileEntry(_integer(value, "size"), checksum)
+    return FileEntry(_integer(value, "size"), checksum, _positions(value["positions"]) if "positions" in value else None)
+
+
+def _positions(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(position) is int and position >= 0 for position in value):
+        raise ValueError("a file's positions are malformed")
+    return tuple(value)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ from resilient.errors import ConfigurationError
 from resilient.state import model_file
 from resilient.store import published, temporaries
 from resilient.store.oserrors import storage_error
+from resilient.writer import step_back
 
 _WAITING = 2  # files not yet begun; each holds references to a copy of the model
 _IS_A_DIRECTORY = "Please specify a non-directory filepath for ModelCheckpoint. Filepath used is an existing directory: {}"
@@ -342,6 +343,7 @@ class _BackgroundWriter:
         self.take()
 
     def _work(self) -> None:
+        step_back()
         while True:
             with self._changed:
                 if not self._waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import uuid
 import warnings
@@ -10,6 +11,7 @@ from typing import Any
 
 from resilient.callback import Resume
 from resilient.errors import CheckpointCorruptError
+from resilient.heartbeat import Heartbeat
 from resilient.journal import Journal, read
 from resilient.saver import Line
 from resilient.store import Checkpoint, Store
@@ -30,7 +32,7 @@ class Start:
         if self.checkpoint is None:
             return None
         manifest = self.checkpoint.manifest
-        return Resume(manifest.progress, self.checkpoint.tensors, manifest.state)
+        return Resume(manifest.progress, self.checkpoint.tensors, manifest.state, self.checkpoint.frozen)
 
 
 class Opening:
@@ -40,13 +42,22 @@ class Opening:
         store, journal: of the run.
         resume: "latest", "best", a step, or False.
         chosen: told what the run goes on from before its settings are asked for.
+        heartbeat: told what the run goes on from; a supervisor may want it older than the latest.
     """
 
-    def __init__(self, store: Store, journal: Journal, resume: str | int | bool, chosen: Callable[[Resume | None], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        resume: str | int | bool,
+        chosen: Callable[[Resume | None], None],
+        heartbeat: Heartbeat,
+    ) -> None:
         self._store = store
         self._journal = journal
         self._resume = resume
         self._chosen = chosen
+        self._heartbeat = heartbeat
 
     def open(self, fresh_settings: Callable[[], Mapping[str, Any]]) -> Start:
         """What to go on from; `fresh_settings` gives the settings of a run that begins now."""
@@ -59,6 +70,7 @@ class Opening:
             self._chosen(None)
             return Start(None, None, Line(uuid.uuid4().hex, sequence, abandons=bool(manifests)), fresh_settings())
         manifest = checkpoint.manifest
+        self._heartbeat.resumed(manifest.progress.step)
         if final is not None and (final.manifest.run_id != manifest.run_id or final.manifest.sequence <= manifest.sequence or sent_back):
             final = None  # of an older line of history, or the run has gone on since
         # Not only when the run is sent back now: a kill may have come before an earlier attempt could drop what it left behind.
@@ -82,14 +94,25 @@ class Opening:
         named = self._store.load(self._resume) if isinstance(self._resume, int) else None
         latest = self._store.latest(self._quarantined)
         if self._resume == "latest" or latest is None:
-            return latest, False
-        chosen = named or self._best()
+            earlier = None if latest is None else self._earlier(latest)
+            return earlier or latest, earlier is not None
+        chosen = named or (latest if latest.best else self._best())
         finished = (
             final is not None and final.manifest.run_id == latest.manifest.run_id and final.manifest.sequence > latest.manifest.sequence
         )
         if chosen is None or (self._resume == "best" and finished):  # nothing was judged yet, or the same call again after the end
             return latest, False
         return chosen, chosen.manifest.sequence < latest.manifest.sequence
+
+    def _earlier(self, latest: Checkpoint) -> Checkpoint | None:
+        """The newest valid checkpoint of the run that is as old as the supervisor wants, None where it does not care or there is none."""
+        at_most = self._heartbeat.orders.resume_at_most
+        for manifest in reversed(self._store.manifests()):
+            step = manifest.progress.step
+            if at_most is not None and step <= at_most and manifest.run_id == latest.manifest.run_id:
+                with contextlib.suppress(CheckpointCorruptError):
+                    return self._store.load(step)
+        return None
 
     def _best(self) -> Checkpoint | None:
         """The best valid one; None, that is the latest, where all that were judged are damaged."""

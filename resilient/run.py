@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import random
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import keras
 
-from resilient import keras_private
+from resilient import executions, keras_private
 from resilient.auditing import fit_findings
 from resilient.callback import PhaseDone, Resume, RunCallbacks, StopTraining
 from resilient.data import EmptyEpoch, EpochPlan, Input
 from resilient.errors import EXIT_PREEMPTED, ConfigurationError
+from resilient.heartbeat import Heartbeat
 from resilient.journal import Journal
 from resilient.manifest import Progress
 from resilient.model_checkpoint import ModelCheckpoint
 from resilient.monitor import Monitor
 from resilient.opening import Opening, Start
-from resilient.preemption import Notice, StopRequest, Watch
+from resilient.preemption import Notice, Notices, StopRequest, Watch
 from resilient.program import Arguments, Program
 from resilient.saver import Saver
 from resilient.settings import Settings
@@ -45,15 +48,18 @@ class Preemption(Exception):  # noqa: N818  what `fit` turns into what the calle
 
 
 class Run:
-    """One attempt at training `model` in the directory of `store`, whose lock the caller holds."""
+    """One attempt at training `model` in the directory of `store`, whose lock the caller holds, as `heartbeat` tells its supervisor."""
 
-    def __init__(self, model: Any, data: Input, arguments: Arguments, settings: Settings, store: Store, journal: Journal) -> None:
+    def __init__(
+        self, model: Any, data: Input, arguments: Arguments, settings: Settings, store: Store, journal: Journal, heartbeat: Heartbeat
+    ) -> None:
         self._model = model
         self._data = data
         self._arguments = arguments
         self._settings = settings
         self._store = store
         self._journal = journal
+        self._heartbeat = heartbeat
         self._stop = StopRequest()
         self._program = Program(model, data, arguments, settings)
 
@@ -67,13 +73,9 @@ class Run:
         self._callbacks: RunCallbacks | None = None
         self._saver: Saver | None = None
         self._warn_about_disk()
-        with Watch(
-            self._stop,
-            self._settings.signals,
-            self._settings.grace,
-            nothing_to_save=self._nothing_to_save,
-            leave=self._leave_now,
-        ) as watch:
+        settings, record = self._settings, functools.partial(self._journal.append, "notice")
+        self._notices = Notices(settings.notices, settings.given_grace, self._stop, record)
+        with Watch(self._stop, settings.signals, settings.grace, nothing_to_save=self._nothing_to_save, leave=self._leave_now) as watch:
             self._watch = watch
             try:
                 return self._train()
@@ -93,6 +95,10 @@ class Run:
             "started", pid=os.getpid(), run_id=start.line.run_id, fresh=start.checkpoint is None,
             data=self._data.kind, positioning=self._data.positioning,
         )  # fmt: skip
+        with self._notices:  # not before: in the journal a notice follows the start of the attempt that hears it
+            return self._train_from(start)
+
+    def _train_from(self, start: Start) -> Any:
         with keras_private.strategy_scope(self._model):
             keras_private.symbolic_build(self._model, self._data.sample(), self._data.element_spec())
         self._open_data(start)
@@ -104,7 +110,8 @@ class Run:
         return self._run_phases(start, callbacks, state)
 
     def _open(self) -> Start:
-        return Opening(self._store, self._journal, self._settings.resume, self._learn).open(self._fresh_settings)
+        opening = Opening(self._store, self._journal, self._settings.resume, self._learn, self._heartbeat)
+        return opening.open(self._fresh_settings)
 
     def _learn(self, resume: Resume | None) -> None:
         """Have the data look at its first batches, in a resumed run with the generators that it did so with at first."""
@@ -167,6 +174,7 @@ class Run:
             progress=start.resume.progress if start.resume else Progress(arguments.initial_epoch, 0, 0),
             resume=start.resume,
             on_restored=lambda: self._restored(start),
+            heartbeat=self._heartbeat,
         )
         state = State(self._model, CallbackStates(callbacks.callbacks))
         return callbacks, state
@@ -204,14 +212,16 @@ class Run:
             cadence=self._settings.cadence,
             keep=self._settings.keep,
             common=self._common,
+            heartbeat=self._heartbeat,
             before_commit=lambda: _wait_for_files(callbacks.callbacks),
         )
         self._saver = saver
         callbacks.attach(state, saver)
         self._callbacks = callbacks
         if start.checkpoint is not None:
-            saver.continue_from(start.checkpoint.manifest.progress)
-        self._fit(callbacks, start.resume)
+            saver.continue_from(start.checkpoint)
+        with executions.left_out(self._model, callbacks) if self._heartbeat.orders.skip else nullcontext():
+            self._fit(callbacks, start.resume)
         history = callbacks.history
         saver.wait()  # the end of the last epoch first: with more epochs the run goes on from there
         saver.tell()
@@ -243,7 +253,7 @@ class Run:
             empty = phase.count is not None and phase.count <= 0
             if empty:  # all its batches are trained; Keras insists on one, which then must do nothing
                 logs = resume.logs if resume is not None else {}
-                self._model.train_function = _constant(logs)
+                self._model.train_function = executions.without_effect(logs)
             try:
                 self._call(EmptyEpoch() if empty else self._data, callbacks, phase.first, phase.last + 1)
             except PhaseDone:
@@ -294,7 +304,7 @@ class Run:
 
     def _return_finished(self, final: Checkpoint, state: State, callbacks: RunCallbacks) -> Any:
         state.check(final.tensors, str(self._store.directory))
-        state.apply(final.tensors, final.manifest.state)
+        state.apply(final.tensors, final.manifest.state, final.frozen)
         progress = final.manifest.progress
         self._journal.append(
             "restored", step=progress.step, epoch=progress.epoch, batch=progress.batch, path=str(final.path), finished=True
@@ -310,6 +320,8 @@ class Run:
         resume_step = self._resume_step()
         self._leaving = True
         self._journal.append("preempted", durable=True, reason=reason, resume_step=resume_step, saved=stop.durable, **self._position())
+        if stop.durable:
+            self._notices.acknowledge(reason)
         where = f"step {stop.progress.step} (epoch {stop.progress.epoch}, batch {stop.progress.batch})"
         kept = "its state is on disk" if stop.durable else f"it will go on from step {resume_step}, the last one on disk"
         history = self._callbacks.history if self._callbacks is not None else keras.callbacks.History()
@@ -378,11 +390,6 @@ def _wait_for_files(callbacks: Iterable[Any]) -> None:
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint):
             callback.wait()
-
-
-def _constant(logs: Mapping[str, Any]) -> Callable[..., Any]:
-    """A train_function that does nothing; on JAX it is handed the state, and gives it back."""
-    return lambda *given: (dict(logs), given[0]) if len(given) == 2 else dict(logs)
 
 
 def _order_seed() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import math
 import threading
 import time
 import warnings
@@ -11,13 +12,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from resilient.errors import StorageError
-from resilient.journal import Journal
+from resilient.failures import observed_failures
+from resilient.heartbeat import Heartbeat
+from resilient.journal import Journal, read
 from resilient.keep import Keep
-from resilient.manifest import Manifest, Progress, better
-from resilient.policy import Backoff, Cadence, Costs, Since
-from resilient.state import Capture, State
-from resilient.store import Store
+from resilient.manifest import Frozen, Manifest, Progress, better
+from resilient.overhead import Overhead, known_costs
+from resilient.policy import Backoff, Cadence, Failures, Haste, Since
+from resilient.state import RESTORED, Capture, State
+from resilient.store import Checkpoint, CommitCancelled, Store
 from resilient.writer import Writer
+
+_BIG_FILE = 2**20
+_PAST = 2**19  # bytes of the journal from which failures and costs are learned: many hours of a steady run, read in 30 ms at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +60,7 @@ class Saver:
         line: where the history stands; changed by every commit.
         cadence, keep: when to save and what stays.
         common: JSON that every manifest carries (settings, environment).
+        heartbeat: told of each save, when it begins and when it is over.
         before_commit: waits, on the writer's thread, for what a checkpoint refers to.
     """
 
@@ -66,20 +74,28 @@ class Saver:
         cadence: Cadence,
         keep: Keep,
         common: Mapping[str, Any],
+        heartbeat: Heartbeat,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._journal = journal
         self._state = state
         self._line = line
-        self._cadence = cadence
         self._keep = keep
         self._common = common
+        self._heartbeat = heartbeat
         self._before_commit = before_commit
-        self._costs = Costs()
+        past = _past(store)
+        self._failures = observed_failures(past)
+        self._overhead = Overhead(known_costs(past))
+        self._opened = time.monotonic()
+        self._cadence = cadence.retuned(self._overhead.costs, self._failures)
+        self._told: Cadence | None = None  # the one whose choice is in the journal
         self._last_captured = time.monotonic()
         self._last_step = 0
+        self._early = 0.0  # seconds by which the last ends of epochs were saved before their time
         self._durable: Progress | None = None
+        self._given_up: Snapshot | None = None
         self._warnings: list[str] = []
         self._lock = threading.Lock()
         self._writer: Writer[Snapshot] = Writer(self._commit, self._failed, Backoff())
@@ -89,16 +105,27 @@ class Saver:
         """The newest position that is committed and synced, None before the first."""
         return self._durable
 
-    def continue_from(self, progress: Progress) -> None:
-        """The run was restored from this committed position."""
+    def continue_from(self, checkpoint: Checkpoint) -> None:
+        """The run is restored from this one."""
+        progress = checkpoint.manifest.progress
+        self._store.continue_from(checkpoint, RESTORED)
         self._durable = progress
         self._last_step = progress.step
         self._last_captured = time.monotonic()
 
     def due(self, step: int) -> bool:
         """Whether a recovery checkpoint is due after `step` batches. Cheap: it is asked after every batch."""
-        since = Since(time.monotonic() - self._last_captured, self._last_step, step)
-        return self._cadence.due(since, self._costs) and self._writer.idle
+        now = time.monotonic()
+        saving = self._overhead.saving and not self._writer.idle
+        self._overhead.batch(now, saving=saving)
+        return not saving and self._cadence.due(self._since(now, step))
+
+    def new_stretch(self) -> None:
+        """What went on since the last batch was no batch: it says nothing of what saves cost."""
+        self._overhead.new_stretch()
+
+    def _since(self, now: float, step: int) -> Since:
+        return Since(now - self._last_captured - self._early, self._last_step, step)
 
     def capture(
         self,
@@ -114,15 +141,18 @@ class Saver:
         """Snapshot of this moment, with `files` beside those of the state; nothing is written yet."""
         started = time.perf_counter()
         state = self._state.capture()
-        capture = Capture({**state.files, **files}, state.meta)
+        capture = Capture({**state.files, **files}, {**state.frozen, **_may_be_same(files)}, state.meta)
         taken = time.perf_counter() - started
         return Snapshot(progress, capture, metrics, score, mode, meta, final, taken)
 
     def submit(self, snapshot: Snapshot, *, must: bool = False) -> None:
         """Have it written in the background; `must`: no later one may take its place. Raises StorageError if the disk refuses for good."""
-        self._last_captured = time.monotonic()
+        now = time.monotonic()
+        self._early = self._cadence.early(self._since(now, snapshot.progress.step))
+        self._last_captured = now
         self._last_step = snapshot.progress.step
         self._writer.submit(snapshot, must=must)
+        self._overhead.begin()
 
     def tell(self) -> None:
         """Warn, on the training thread, of what went wrong on the writer's."""
@@ -136,11 +166,20 @@ class Saver:
         """Wait until everything submitted is durable; False if the deadline (monotonic) came first or the disk refuses for good."""
         return self._writer.wait(deadline)
 
+    def make_way(self, deadline: float | None) -> None:
+        """Give up the commit under way for the newest snapshot, if that can still be written before the deadline (monotonic)."""
+        older = self._writer.superseded
+        left = math.inf if deadline is None else deadline - time.monotonic()
+        costs = self._overhead.costs
+        if older is not None and Haste(costs.writing if costs else None).gives_up(left):
+            self._given_up = older
+
     def close(self) -> None:
         """End the writer's thread."""
         self._writer.close()
 
     def _commit(self, snapshot: Snapshot) -> None:
+        self._heartbeat.saving()
         self._before_commit()
         started, cpu = time.perf_counter(), time.thread_time()
         is_best = self._is_best(snapshot.score, snapshot.mode)
@@ -156,20 +195,38 @@ class Saver:
             state={**self._common, **snapshot.capture.meta, **snapshot.meta, "best_score": snapshot.score if is_best else self._line.best},
             files={},
         )
-        commit = self._store.commit_final if snapshot.final else self._store.commit
-        written = commit(manifest, snapshot.capture.files)
+        try:
+            written = self._write(manifest, snapshot)
+        except CommitCancelled:
+            self._heartbeat.saved(None)
+            return
         self._line.sequence += 1
         if is_best:
             self._line.best = snapshot.score
         self._durable = snapshot.progress
+        self._heartbeat.saved(snapshot.progress.step)
         seconds = time.perf_counter() - started
-        # On a machine whose cores all train, the writer's own CPU time is what saving takes from training, beside the capture.
-        self._costs = Costs(training=snapshot.captured + time.thread_time() - cpu, writing=seconds)
+        self._overhead.written(capture=snapshot.captured, processor=time.thread_time() - cpu, writing=seconds)
         self._journal.append(
             "saved", **_position(snapshot.progress), final=snapshot.final, best=is_best, nbytes=written.nbytes,
-            seconds=round(seconds, 6), capture_seconds=round(snapshot.captured, 6), sequence=written.sequence,
+            seconds=round(seconds, 6), capture_seconds=round(snapshot.captured, 6), sequence=written.sequence, **self._tune(),
         )  # fmt: skip
         self._tidy(written)
+
+    def _write(self, manifest: Manifest, snapshot: Snapshot) -> Manifest:
+        files, frozen = snapshot.capture.files, snapshot.capture.frozen
+        if snapshot.final:
+            return self._store.commit_final(manifest, files, frozen)
+        return self._store.commit(manifest, files, frozen, cancelled=lambda: self._given_up is snapshot)
+
+    def _tune(self) -> dict[str, Any]:
+        """Fit the cadence to what is known by now. What a save costs training, and the choice where it is a new one, for the journal."""
+        costs, past = self._overhead.costs, self._failures
+        failures = Failures(past.count, past.uptime + time.monotonic() - self._opened)  # none in vain: this attempt has saved
+        self._cadence = self._cadence.retuned(costs, failures)
+        choice = {} if self._cadence is self._told else self._cadence.choice
+        self._told = self._cadence
+        return {"training_seconds": round(costs.training, 6) if costs else None, **choice}
 
     def _tidy(self, written: Manifest) -> None:
         """Remove what the retention rules do not keep. That the disk refuses this is no failure of the save."""
@@ -187,12 +244,28 @@ class Saver:
         return self._line.best is None or better(mode)(score, self._line.best)
 
     def _failed(self, error: BaseException, failures: int) -> None:
+        self._heartbeat.saved(None)
         self._journal.append("save_failed", error=str(error), failures=failures)
         self._warn(f"A checkpoint could not be saved (failure {failures} in a row, training goes on): {error}")
 
     def _warn(self, text: str) -> None:
         with self._lock:
             self._warnings.append(text)
+
+
+def _may_be_same(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Frozen]:
+    """Those of the data's files that are big enough to look whether the last checkpoint has the same (a shuffle buffer's state)."""
+    return {
+        name: Frozen(tuple(arrays), None) for name, arrays in files.items() if sum(array.nbytes for array in arrays.values()) >= _BIG_FILE
+    }
+
+
+def _past(store: Store) -> list[dict[str, Any]]:
+    """The newest part of the journal; [] where the disk refuses: what it tells is worth less than the training."""
+    try:
+        return read(store.directory, _PAST)
+    except OSError:
+        return []
 
 
 def _position(progress: Progress) -> dict[str, Any]:

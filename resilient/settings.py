@@ -16,12 +16,19 @@ from resilient.policy import Auto, Cadence, EveryBatches, EveryEpoch, EverySecon
 
 DEFAULT_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 DEFAULT_GRACE = "15s"  # the shortest that a platform gives: a GKE spot pod
+NOTICES = ("aws", "gce", "azure", "azure:acknowledge", "slurm")
 _UNCATCHABLE = {"SIGKILL", "SIGSTOP"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`fit`'s own arguments in their checked form; durations in seconds."""
+    """`fit`'s own arguments in their checked form; durations in seconds.
+
+    Attributes:
+        grace: from a signal to the end of the process.
+        given_grace: the same where the caller chose it, None where each platform's own counts.
+        notices: names of platforms; None for those this machine is on.
+    """
 
     directory: Path
     resume: str | int | bool
@@ -33,6 +40,8 @@ class Settings:
     on_preempt: str
     signals: tuple[signal.Signals, ...]
     grace: float
+    given_grace: float | None
+    notices: tuple[str, ...] | None
     exact: str
 
 
@@ -48,6 +57,7 @@ def check(
     on_preempt: Any,
     signals: Any,
     grace: Any,
+    notices: Any,
     exact: Any,
 ) -> Settings:
     """Settings from the arguments as the caller gave them.
@@ -72,6 +82,8 @@ def check(
         on_preempt=_one_of("on_preempt", on_preempt, ("exit", "raise", "return")),
         signals=_signals(signals),
         grace=parse_duration(DEFAULT_GRACE if grace is None else grace, "grace"),
+        given_grace=None if grace is None else parse_duration(grace, "grace"),
+        notices=_notices(notices),
         exact=_one_of("exact", exact, ("warn", "require")),
     )
 
@@ -128,3 +140,12 @@ def _signal(name: Any) -> signal.Signals:
             f"signals contains {name!r}, which is no signal a program can catch. Pass names such as {DEFAULT_SIGNALS}."
         )
     return signal.Signals[known]
+
+
+def _notices(value: Any) -> tuple[str, ...] | None:
+    if value == "auto" and isinstance(value, str):
+        return None
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, (tuple, list, set, frozenset)) or not all(isinstance(name, str) and name in NOTICES for name in names):
+        raise ConfigurationError(f'notices={value!r} is not accepted. Pass "auto", names out of {", ".join(NOTICES)}, or () for none.')
+    return tuple(dict.fromkeys(names))

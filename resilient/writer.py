@@ -5,6 +5,9 @@ At most one snapshot is being written and one waits; a newer one replaces the on
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +17,17 @@ from resilient.errors import ResilientError, StorageError
 from resilient.policy import Backoff
 
 T = TypeVar("T")
+_NICE = 10  # the scheduler gives such a thread a tenth of what one of training gets, and all that those leave
+
+
+def step_back() -> None:
+    """Let this thread, and those it starts, have the processor after everybody else.
+
+    A save has time; a step that waits for one of its threads has not. Where training stops to be saved nobody competes any more.
+    """
+    if sys.platform == "linux":  # elsewhere priorities belong to whole processes
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 class Writer(Generic[T]):
@@ -32,7 +46,7 @@ class Writer(Generic[T]):
         self._changed = threading.Condition()
         self._waiting: T | None = None
         self._must = False
-        self._busy = False
+        self._busy: tuple[T, bool] | None = None  # what is being written, and whether it must be
         self._hurry = False
         self._closing = False
         self._failures = 0
@@ -63,20 +77,29 @@ class Writer(Generic[T]):
     def idle(self) -> bool:
         """Whether everything submitted is on disk."""
         with self._changed:
-            return self._waiting is None and not self._busy
+            return self._waiting is None and self._busy is None
+
+    @property
+    def superseded(self) -> T | None:
+        """What is being written although a newer one waits and it need not be; None where nothing is."""
+        with self._changed:
+            if self._busy is None or self._waiting is None or self._waiting is self._busy[0]:  # handed over twice, it is not newer
+                return None
+            snapshot, must = self._busy
+            return None if must else snapshot
 
     def wait(self, deadline: float | None = None) -> bool:
         """Wait until everything submitted is durable. False if `deadline` (monotonic seconds) came first or writing has given up."""
         with self._changed:
             self._hurry = deadline is not None
             self._changed.notify_all()
-            while (self._waiting is not None or self._busy) and self._broken is None:
+            while (self._waiting is not None or self._busy is not None) and self._broken is None:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break
                 self._changed.wait(left)
             self._hurry = False
-            return self._waiting is None and not self._busy and self._broken is None
+            return self._waiting is None and self._busy is None and self._broken is None
 
     def close(self) -> None:
         """End the thread after the commit under way; what still waits is not written."""
@@ -87,17 +110,19 @@ class Writer(Generic[T]):
         self._thread.join()
 
     def _run(self) -> None:
+        step_back()
         while True:
             with self._changed:
                 while self._waiting is None and not self._closing:
                     self._changed.wait()
-                if self._closing:
+                if self._closing or self._waiting is None:
                     return
-                snapshot, self._waiting, self._busy = self._waiting, None, True
-            self._attempt(snapshot)  # type: ignore[arg-type]
+                snapshot, self._waiting = self._waiting, None
+                self._busy = (snapshot, self._must)
+            self._attempt(snapshot)
             del snapshot  # or it would pin a copy of the whole state until the next one
             with self._changed:
-                self._busy = False
+                self._busy = None
                 self._changed.notify_all()
                 if self._broken is not None:
                     return

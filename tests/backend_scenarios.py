@@ -22,7 +22,7 @@ import numpy as np
 
 import resilient
 from resilient.errors import CheckpointMismatchError
-from resilient.state import backend, checkpoint_groups, host_copies, plain
+from resilient.state import apply_to_model, backend, checkpoint_groups, host_copies, plain
 from resilient.store import Store
 from tests.exactness import digests, run_until_done
 
@@ -241,6 +241,18 @@ def restored(other: str) -> dict[str, Any]:
     return {"equal": equal, "message": message, "unchanged": sorted(str(path) for path in directory.rglob("*")) == before}
 
 
+def outlives_its_files(directory: Path) -> bool:
+    """Whether a restored model keeps its bits when the files they came from are cut to nothing; one that lived in them would die of it."""
+    trained, fresh = model(), model()
+    resilient.fit(trained, X, Y, batch_size=8, epochs=1, verbose=0, directory=directory, monitor="loss")
+    checkpoint = Store(directory).load_final()
+    apply_to_model(fresh, checkpoint)
+    for path in checkpoint.path.glob("*.safetensors"):
+        os.truncate(path, 0)
+    pairs = zip([*trained.variables, *trained.optimizer.variables], [*fresh.variables, *fresh.optimizer.variables], strict=True)
+    return all(_numpy(mine).tobytes() == _numpy(other).tobytes() for mine, other in pairs)
+
+
 def roundtrips() -> dict[str, bool]:
     """Whether each dtype comes through snapshot and assign with its bits, and the snapshot stays when the variable changes."""
     found = {}
@@ -275,6 +287,7 @@ def main(out: Path, other: str) -> None:
         "transparency": transparency(out),
         "snapshots": snapshots(out / "snapshots"),
         "careless snapshots": careless_snapshots(out / "careless") if BACKEND == "torch" else None,
+        "outlives its files": outlives_its_files(out / "cut"),
         "roundtrips": roundtrips(),
         "callback values": callback_values(),
         "restored": restored(other) if other else None,

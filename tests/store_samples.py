@@ -9,12 +9,14 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from resilient.manifest import Manifest, Progress
+from resilient.manifest import Frozen, Manifest, Progress
 from resilient.store import Checkpoint, Store
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 # For tests of many commits that no power cut is part of: a SIGKILL loses nothing that was written, be it synced or not.
 FAST = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+# One tensor of each sample never changes: it lies in a file that the checkpoints of one `Store` share.
+FROZEN = {"model.safetensors": Frozen(("embedding",), 0)}
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.safetensors"
 
 
@@ -39,7 +41,11 @@ def manifest(step, sequence=None, **changes):
 def tensors(value):
     """Three small files whose content tells which checkpoint they belong to."""
     return {
-        MODEL: {"dense/kernel": np.full((3, 4), value, np.float32), "seed": np.array(value, np.uint32)},
+        MODEL: {
+            "embedding": np.arange(6, dtype=np.float32),
+            "dense/kernel": np.full((3, 4), value, np.float32),
+            "seed": np.array(value, np.uint32),
+        },
         OPTIMIZER: {"m": np.full(5, value, ml_dtypes.bfloat16), "iterations": np.array(value, np.int64)},
         STATE: {"empty": np.zeros((0, 3)), "flag": np.array(True), "count": np.array(value, np.float64)},
     }
@@ -48,7 +54,7 @@ def tensors(value):
 def commit(store: Store, step, sequence=None, **changes):
     """Commits a sample checkpoint whose tensors hold its sequence."""
     made = manifest(step, sequence, **changes)
-    return store.commit(made, tensors(made.sequence))
+    return store.commit(made, tensors(made.sequence), FROZEN)
 
 
 def prepared(directory: Path) -> Store:

@@ -103,6 +103,11 @@ def test_the_comparison_notices_a_snapshot_that_is_no_copy(results: dict[str, An
     assert results["careless snapshots"]["wrong"] != []
 
 
+def test_a_restored_model_does_not_live_in_the_files_it_came_from(results: dict[str, Any]) -> None:
+    """Frameworks go on using memory that they are given where they can; here it is a mapped file, whose disk may fail hours later."""
+    assert results["outlives its files"]
+
+
 def test_every_dtype_keeps_its_bits(results: dict[str, Any]) -> None:
     """Also those that NumPy has no name for."""
     assert [dtype for dtype, kept in results["roundtrips"].items() if not kept] == []

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 
 import resilient
 from resilient import journal
+from resilient.overhead import Overhead
+from resilient.policy import Costs
 from tests.exactness import StopAt
 
 X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
@@ -230,11 +233,11 @@ def test_a_failing_disk_does_not_stop_training_until_the_limit(tmp_path: Path, m
 
     real, failures = Store.commit, []
 
-    def commit(self: Any, manifest: Any, files: Any) -> Any:
+    def commit(self: Any, manifest: Any, *files: Any, **options: Any) -> Any:
         if manifest.progress.step >= 5:
             failures.append(manifest.progress.step)
             raise resilient.StorageError("the disk is full")
-        return real(self, manifest, files)
+        return real(self, manifest, *files, **options)
 
     monkeypatch.setattr(Store, "commit", commit)
     with pytest.warns(UserWarning, match="could not be saved"), pytest.raises(resilient.StorageError, match="5 saves in a row"):
@@ -492,10 +495,10 @@ def test_a_stop_between_two_epochs_is_said_to_be_saved(tmp_path: Path, monkeypat
 
     commit, seek, stopped = Store.commit, ArrayInput.seek, threading.Event()
 
-    def slow(self: Any, manifest: Any, files: Any) -> Any:
+    def slow(self: Any, manifest: Any, *files: Any, **options: Any) -> Any:
         if manifest.progress.step == 5:
             stopped.wait(10)
-        return commit(self, manifest, files)
+        return commit(self, manifest, *files, **options)
 
     def seek_and_stop(self: Any, epoch: int, batch: int) -> None:
         seek(self, epoch, batch)
@@ -509,6 +512,74 @@ def test_a_stop_between_two_epochs_is_said_to_be_saved(tmp_path: Path, monkeypat
         train(tmp_path)
     left = events(tmp_path, "preempted")[-1]
     assert left["saved"] is True and left["resume_step"] == 5
+
+
+@pytest.mark.parametrize(("grace", "given_up"), [("1h", True), ("20s", False)])
+def test_at_a_stop_an_older_commit_makes_way_if_there_is_time_for_the_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace: str, given_up: bool
+) -> None:
+    """The older one is worth more than none where the newer may not be done in time: here a commit is known to take a minute."""
+    from resilient.store import Store
+
+    commit, begun, asked, stopping = Store.commit, threading.Event(), threading.Event(), threading.Event()
+
+    def slow(self: Any, manifest: Any, *files: Any, cancelled: Any, **options: Any) -> Any:
+        while 0 < manifest.progress.step < 4 and not (cancelled() or stopping.is_set()):
+            asked.set()
+            time.sleep(0.001)
+        written = commit(self, manifest, *files, cancelled=cancelled, **options)
+        begun.set()
+        return written
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            assert begun.wait(30)
+            if batch == 3:
+                assert asked.wait(30)
+                os.kill(os.getpid(), signal.SIGTERM)
+                if not given_up:
+                    stopping.set()
+            elif not asked.is_set():
+                time.sleep(0.05)  # until the writer is idle; one of three batches will find it so
+
+    monkeypatch.setattr(Store, "commit", slow)
+    monkeypatch.setattr(Overhead, "costs", Costs(training=0.001, writing=60.0))
+    with pytest.raises(resilient.PreemptedError, match="its state is on disk"):
+        train(tmp_path, save_every=1, grace=grace, callbacks=[Stop()])
+    steps = [event["step"] for event in events(tmp_path, "saved")]
+    assert (steps[0], steps[-1], len(steps)) == (0, 4, 2 if given_up else 3)
+
+
+def test_a_stop_in_a_validation_whose_snapshot_is_being_written_does_not_give_that_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is handed over a second time for the stop. Given up for itself, the epoch would be lost, and said to be saved."""
+    from resilient.store import Store
+
+    commit, begun, stopping = Store.commit, threading.Event(), threading.Event()
+
+    def slow(self: Any, manifest: Any, *files: Any, cancelled: Any, **options: Any) -> Any:
+        if (manifest.progress.epoch, manifest.progress.batch) == (0, 5):
+            begun.set()
+            assert stopping.wait(30)
+            time.sleep(0.1)  # the main thread is on its way to make_way()
+        return commit(self, manifest, *files, cancelled=cancelled, **options)
+
+    class Stop(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+            assert begun.wait(30)
+            os.kill(os.getpid(), signal.SIGTERM)
+            stopping.set()
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            time.sleep(0.05)  # so that the writer is idle when validation begins
+
+    monkeypatch.setattr(Store, "commit", slow)
+    monkeypatch.setattr(Overhead, "costs", Costs(training=0.001, writing=0.001))
+    with pytest.raises(resilient.PreemptedError, match="its state is on disk"):
+        train(tmp_path, save_every=1, validation_data=(X[:8], Y[:8]), callbacks=[Stop()])
+    left = events(tmp_path, "preempted")[-1]
+    assert (left["saved"], left["step"], left["resume_step"]) == (True, 5, 5)
 
 
 def test_fewer_epochs_than_are_trained_are_refused(tmp_path: Path) -> None:
@@ -542,3 +613,17 @@ def test_checkpoints_that_vanished_are_missed(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="tells of a checkpoint of step 5"):
         train(tmp_path, epochs=1)
     train(tmp_path, epochs=1, resume=False)
+
+
+def test_the_journal_tells_what_auto_chose_and_why_and_a_resumed_run_starts_from_it(tmp_path: Path) -> None:
+    """The choice stands in the events at which it was new; a choice of the caller's needs no reason."""
+    with contextlib.suppress(resilient.PreemptedError):
+        train(tmp_path / "auto", callbacks=[StopAt("on_train_batch_end", 2)])
+    chosen = [event for event in events(tmp_path / "auto", "saved") if "interval" in event]
+    assert chosen[0]["step"] == 0 and chosen[0]["interval"] >= 1.0 and chosen[0]["interval_reason"]
+    costs = [event["training_seconds"] for event in events(tmp_path / "auto", "saved")]
+    train(tmp_path / "auto", callbacks=[StopAt("never", 0)])
+    resumed = events(tmp_path / "auto", "saved")[len(costs)]
+    assert resumed["training_seconds"] == max(costs[-1], resumed["capture_seconds"]) and "interval" in resumed
+    train(tmp_path / "fixed", save_every=3)
+    assert not any("interval" in event for event in events(tmp_path / "fixed", "saved"))

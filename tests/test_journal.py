@@ -273,6 +273,15 @@ def test_a_child_process_does_not_inherit_the_file(tmp_path: Path) -> None:
     diary.close()
 
 
+def test_the_newest_part_of_a_journal_is_read_without_the_line_that_is_cut(tmp_path: Path) -> None:
+    """Any number of bytes gives whole events, those at the end."""
+    _append_all(tmp_path, range(5))
+    size = (tmp_path / JOURNAL_NAME).stat().st_size
+    got = [[event["step"] for event in journal.read(tmp_path, newest)] for newest in range(size + 2)]
+    assert all(steps == list(range(5))[5 - len(steps) :] for steps in got)
+    assert {len(steps) for steps in got} == set(range(6)) and len(got[-1]) == 5
+
+
 def test_no_journal_is_an_empty_one(tmp_path: Path) -> None:
     """A run that has not begun has no events, and asking is no error."""
     assert journal.read(tmp_path) == []

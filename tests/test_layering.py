@@ -16,11 +16,27 @@ PACKAGE = ROOT / "resilient"
 # A room is a module or a package directly under resilient/. A new one gets its line here.
 LAYERS: dict[str, int] = {
     # L0 pure: values and decisions
-    **dict.fromkeys(("errors", "manifest", "keep", "durations", "policy", "settings"), 0),
+    **dict.fromkeys(("errors", "manifest", "keep", "durations", "policy", "overhead", "failures", "settings", "restarts"), 0),
     # L1 effects: each knows one part of the world, and none of the others
-    **dict.fromkeys(("state", "data", "store", "preemption", "journal"), 1),
+    **dict.fromkeys(("state", "data", "store", "preemption", "journal", "heartbeat"), 1),
     # L2 loop: what runs beside or inside the training
-    **dict.fromkeys(("callback", "model_checkpoint", "monitor", "saver", "writer", "opening", "inputs", "program", "run", "auditing"), 2),
+    **dict.fromkeys(
+        (
+            "callback",
+            "model_checkpoint",
+            "monitor",
+            "saver",
+            "writer",
+            "opening",
+            "inputs",
+            "program",
+            "run",
+            "auditing",
+            "executions",
+            "supervisor",
+        ),
+        2,
+    ),
     # L3 entry: what a user or an operator calls
     **dict.fromkeys(("fitting", "examining", "reading", "cli"), 3),
     **dict.fromkeys(("__init__", "__main__"), 4),

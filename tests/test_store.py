@@ -164,7 +164,7 @@ def test_infos_describe_the_checkpoint(tmp_path):
     (info,) = store.infos()
     assert (info.step, info.epoch, info.batch, info.metrics) == (4, 0, 4, {"loss": 0.25})
     assert info.path == tmp_path / "checkpoints" / step_name(4) and info.created == written.created
-    assert info.nbytes == sum((info.path / name).stat().st_size for name in (MODEL, OPTIMIZER, STATE))
+    assert info.nbytes == sum(path.stat().st_size for path in info.path.glob("*.safetensors"))
 
 
 def test_a_step_that_is_not_there_is_answered_with_those_that_are(tmp_path):
@@ -299,8 +299,8 @@ def test_no_file_is_synced_twice_and_the_manifest_is_last(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "rename", lambda *names, **k: (renames.append(len(synced)), real_rename(*names, **k)))
     commit(store, 1)
     names = [Path(path).name for path in synced]
-    assert names[:4] == [MODEL, OPTIMIZER, STATE, "manifest.json"]
-    assert names[4].startswith(".tmp-") and names[5:] == ["checkpoints"] and renames == [5]
+    assert names[:5] == ["model.frozen.safetensors", MODEL, OPTIMIZER, STATE, "manifest.json"]
+    assert names[5].startswith(".tmp-") and names[6:] == ["checkpoints"] and renames == [6]
 
 
 @pytest.fixture

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_samples import FAST, commit, is_sample, leftovers, manifest, prepared, reports, same, tensors
+from store_samples import FAST, FROZEN, commit, is_sample, leftovers, manifest, prepared, reports, same, tensors
 
 from resilient.keep import Keep
 from resilient.manifest import step_name
 from resilient.store import Store, kernel
 
-CALLS = ("mkdir", "open", "write", "fsync", "close", "rename", "unlink", "rmdir", "scandir", "listdir")
+CALLS = ("mkdir", "open", "write", "fsync", "close", "link", "rename", "unlink", "rmdir", "scandir", "listdir")
 KERNEL_CALLS = ("allocate", "start_writeback", "exchange")
 
 
@@ -43,7 +43,7 @@ def train(directory: Path, acknowledge) -> None:
     acknowledge("commit", 5)
     store.drop_abandoned("first", 5, 20)
     for sequence in (6, 7):
-        store.commit_final(manifest(25, sequence), tensors(sequence))
+        store.commit_final(manifest(25, sequence), tensors(sequence), FROZEN)
         acknowledge("final", sequence)
 
 
@@ -221,6 +221,7 @@ def main() -> None:
             with contextlib.suppress(FileExistsError):
                 target.mkdir()
             for path in temporary.iterdir():
+                (target / path.name).unlink(missing_ok=True)  # renaming a link onto another of the same file does nothing
                 path.rename(target / path.name)
             temporary.rmdir()
 

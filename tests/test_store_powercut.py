@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from store_samples import commit, is_sample, leftovers, manifest, prepared, reports, tensors
+from store_samples import FROZEN, commit, is_sample, leftovers, manifest, prepared, reports, tensors
 
 from resilient.keep import Keep
 from resilient.store import Store, kernel
@@ -106,7 +106,7 @@ class Recorder:
         return inode
 
     def install(self, patch) -> None:
-        real = {name: getattr(os, name) for name in ("open", "close", "write", "fsync", "mkdir", "rename", "unlink", "rmdir")}
+        real = {name: getattr(os, name) for name in ("open", "close", "write", "fsync", "link", "mkdir", "rename", "unlink", "rmdir")}
         real_exchange = kernel.exchange
 
         def opened(path, flags, mode=0o777, *, dir_fd=None):
@@ -121,6 +121,10 @@ class Recorder:
             self.trace.append(Write(self.descriptors[fd], self.offsets[fd], bytes(data[:count])))
             self.offsets[fd] += count
             return count
+
+        def linked(source, target, *, follow_symlinks=True):
+            real["link"](source, target, follow_symlinks=follow_symlinks)
+            self.change((*self.find(target), self.inode(source)))
 
         def made(path, mode=0o777):
             real["mkdir"](path, mode)
@@ -142,6 +146,7 @@ class Recorder:
         patch.setattr(os, "open", opened)
         patch.setattr(os, "write", written)
         patch.setattr(os, "fsync", lambda fd: (real["fsync"](fd), self.trace.append(Sync(self.descriptors[fd]))))
+        patch.setattr(os, "link", linked)
         patch.setattr(os, "mkdir", made)
         patch.setattr(os, "rename", lambda source, target: (real["rename"](source, target), self.rename(source, target)))
         patch.setattr(os, "unlink", removed("unlink"))
@@ -280,7 +285,7 @@ def replace(store: Store, acknowledge) -> None:
 
 def finish(store: Store, acknowledge) -> None:
     for sequence in (1, 2):
-        store.commit_final(manifest(9, sequence), tensors(sequence))
+        store.commit_final(manifest(9, sequence), tensors(sequence), FROZEN)
         acknowledge("final", sequence)
 
 

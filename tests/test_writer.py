@@ -1,7 +1,9 @@
-"""The background writer and the policies it follows."""
+"""The background writer, and the plan of epochs."""
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 import time
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from resilient.data.plan import EpochPlan
 from resilient.errors import StorageError
-from resilient.policy import Auto, Backoff, Costs, EveryBatches, EveryEpoch, EverySeconds, Since
+from resilient.policy import Backoff, Haste
 from resilient.writer import Writer
 
 FAST = Backoff(first=0.001, longest=0.001, urgent=0.001)
@@ -52,6 +54,64 @@ def test_a_newer_snapshot_takes_the_place_of_one_not_yet_begun():
     assert writer.wait()
     writer.close()
     assert disk.written == [1, 4]
+
+
+def test_what_is_written_although_a_newer_one_waits_is_superseded():
+    """Unless it must be written, or nothing newer waits."""
+    disk = Disk()
+    writer = Writer(disk.commit, disk.failed, FAST)
+    disk.gate.clear()
+    writer.submit(1)
+    disk.entered.acquire()
+    assert writer.superseded is None
+    writer.submit(2, must=True)
+    assert writer.superseded == 1
+    disk.gate.set()
+    assert writer.wait()
+    disk.gate.clear()
+    writer.submit(3, must=True)
+    disk.entered.acquire()
+    disk.entered.acquire()
+    writer.submit(4)
+    assert writer.superseded is None
+    disk.gate.set()
+    assert writer.wait()
+    writer.close()
+    assert disk.written == [1, 2, 3, 4]
+
+
+def test_what_is_handed_over_twice_is_not_superseded_by_itself():
+    """It would be given up for itself, and nothing would be left."""
+    disk = Disk()
+    writer = Writer(disk.commit, disk.failed, FAST)
+    disk.gate.clear()
+    writer.submit(1)
+    disk.entered.acquire()
+    writer.submit(1)
+    assert writer.superseded is None
+    disk.gate.set()
+    assert writer.wait()
+    writer.close()
+
+
+def test_a_writing_thread_leaves_the_processor_to_others():
+    """It and what it starts; the thread that trains keeps its own priority."""
+    seen = []
+    writer = Writer(lambda _: seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())), lambda *_: None, FAST)
+    writer.submit(1)
+    assert writer.wait()
+    writer.close()
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert seen == [max(before, 10)]
+
+
+@pytest.mark.parametrize(
+    ("writing", "left", "gives_up"),
+    [(1.0, 1.4, False), (1.0, 1.5, True), (None, 9.0, False), (None, math.inf, True), (9.0, math.inf, True)],
+)
+def test_a_commit_is_given_up_only_for_one_that_can_be_finished(writing, left, gives_up):
+    """With half as much time again as the last one took; without a deadline always."""
+    assert Haste(writing).gives_up(left) is gives_up
 
 
 def test_a_snapshot_that_must_be_written_is_not_displaced():
@@ -139,29 +199,6 @@ def test_nothing_of_a_snapshot_is_kept_once_it_is_written():
     gc.collect()
     assert gone() is None
     writer.close()
-
-
-@given(st.integers(1, 50), st.lists(st.integers(1, 20), min_size=1, max_size=60))
-def test_every_n_batches_saves_each_time_a_multiple_is_passed(n, jumps):
-    """Also where an execution of several steps jumps over it."""
-    saved = now = 0
-    for jump in jumps:
-        before, now = now, now + jump
-        due = EveryBatches(n).due(Since(0.0, saved, now), Costs())
-        assert due == (now // n > saved // n)
-        saved = now if due else saved
-        assert now - saved < n + max(jumps) or before == 0
-    assert not EveryEpoch().due(Since(1e9, 0, 10**9), Costs())
-
-
-@given(st.floats(0, 1e3), st.floats(0, 1e3))
-def test_auto_spends_at_most_its_budget(training, writing):
-    """Cost over interval stays within one per cent, and saves never overlap."""
-    interval = Auto().interval(Costs(training, writing))
-    assert training <= 0.0100001 * interval and interval >= max(1.0, writing)
-    assert not Auto().due(Since(interval * 0.99, 0, 5), Costs(training, writing))
-    assert Auto().due(Since(interval, 0, 5), Costs(training, writing))
-    assert EverySeconds(3.0).due(Since(3.0, 0, 1), Costs()) and not EverySeconds(3.0).due(Since(2.9, 0, 1), Costs())
 
 
 @given(st.integers(1, 40), st.one_of(st.none(), st.integers(1, 60)), st.integers(1, 7), st.integers(0, 3), st.integers(1, 12), st.data())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from resilient.manifest import Frozen
 from resilient.state import backend, rng, variables
 from resilient.state.callbacks import CallbackStates
+from resilient.state.frozen import RESTORED, FrozenWeights
 
-__all__ = ["Capture", "CallbackStates", "State", "apply_to_model", "checkpoint_groups"]
+__all__ = ["RESTORED", "Capture", "CallbackStates", "State", "apply_to_model", "checkpoint_groups"]
 
 METRICS = "metrics"
 _MODEL_FILE, _OPTIMIZER_FILE, _STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.safetensors"
@@ -17,9 +19,10 @@ _MODEL_FILE, _OPTIMIZER_FILE, _STATE_FILE = "model.safetensors", "optimizer.safe
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """A snapshot: `files` (file name -> tensor name -> value) and `meta` (plain JSON)."""
+    """A snapshot: `files` (file name -> tensor name -> value), those of a file's tensors that are `frozen`, and `meta` (plain JSON)."""
 
     files: Mapping[str, Mapping[str, Any]]
+    frozen: Mapping[str, Frozen]
     meta: Mapping[str, Any]
 
 
@@ -30,6 +33,7 @@ class State:
         self._model = model
         self._callbacks = callbacks
         self._framework = backend.live()
+        self._frozen: FrozenWeights | None = None
 
     @property
     def callbacks(self) -> CallbackStates:
@@ -38,10 +42,19 @@ class State:
 
     def capture(self) -> Capture:
         """Snapshot of this moment; call it only between two batches. TensorFlow's is by reference, the others' are copies."""
-        taken = variables.snapshot(self._framework, self._model, variables.variables_of(self._model))
+        named = variables.variables_of(self._model)
+        taken = variables.snapshot(self._framework, self._model, named)
+        frozen = self._frozen_weights.find(named["model"], taken["model"])
         arrays: dict[str, Any] = {f"{METRICS}/{name}": value for name, value in taken[METRICS].items()}
         meta = {"rng": rng.capture(arrays), "callbacks": self._callbacks.capture(arrays)}
-        return Capture({_MODEL_FILE: taken["model"], _OPTIMIZER_FILE: taken["optimizer"], _STATE_FILE: arrays}, meta)
+        files = {_MODEL_FILE: taken["model"], _OPTIMIZER_FILE: taken["optimizer"], _STATE_FILE: arrays}
+        return Capture(files, {} if frozen is None else {_MODEL_FILE: frozen}, meta)
+
+    @property
+    def _frozen_weights(self) -> FrozenWeights:
+        if self._frozen is None:  # only now are all layers there
+            self._frozen = FrozenWeights(self._framework, self._model)
+        return self._frozen
 
     def hold(self) -> Callable[[], None]:
         """What puts the variables back to this moment, for right after an exception has left Model.fit.
@@ -55,14 +68,21 @@ class State:
         """Raise CheckpointMismatchError unless these tensors are exactly those of the model; changes nothing."""
         variables.check(checkpoint_groups(tensors), variables.variables_of(self._model), where)
 
-    def apply(self, tensors: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> None:
-        """Put variables, callbacks and generators back; `check` has to have passed."""
+    def apply(self, tensors: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any], frozen: Mapping[str, Sequence[str]]) -> None:
+        """Put variables, callbacks and generators back; `check` has to have passed. `frozen`: what was so in the checkpoint."""
         live = variables.variables_of(self._model)
         groups = checkpoint_groups(tensors)
         for group, named in live.items():
             variables.assign(self._framework, groups[group], named)
+        self._follow_frozen(live["model"], groups["model"], set(frozen.get(_MODEL_FILE, ())))
         self._callbacks.apply(meta["callbacks"], tensors[_STATE_FILE])
         rng.apply(meta["rng"], tensors[_STATE_FILE])
+
+    def _follow_frozen(self, named: variables.Named, saved: Mapping[str, Any], frozen: set[str]) -> None:
+        """Names of the checkpoint become those of today: they differ in the numbers that Keras appends."""
+        today = [name for name, before in zip(named, saved, strict=True) if before in frozen]
+        values = self._framework.snapshot(self._model, [named[name] for name in today])
+        self._frozen_weights.restored(named, dict(zip(today, values, strict=True)))
 
 
 def checkpoint_groups(tensors: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

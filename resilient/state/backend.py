@@ -18,6 +18,12 @@ class Backend(Protocol):
     def snapshot(self, model: Any, variables: Sequence[Any]) -> list[Any]:
         """The variables' present values, which stay what they are now: arrays, or what `np.asarray` makes into one on any thread."""
 
+    def same(self, before: Any, now: Any) -> bool | None:
+        """Whether two snapshots of a variable are one buffer, so that nobody has written to it in between; None if that cannot be told.
+
+        `before` has to have been held all the time.
+        """
+
     def freeze(self, value: Any) -> Any:
         """The same for one variable or tensor that training does not hold elsewhere."""
 

@@ -1,9 +1,13 @@
-"""Copies of many arrays at once, in memory that is used again: touching fresh pages takes three times as long as the copying itself."""
+"""Snapshots in the host's memory, and whether they have to be there.
+
+Copies of many arrays at once go into memory that is used again: touching fresh pages takes three times as long as the copying itself.
+"""
 
 from __future__ import annotations
 
+import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,3 +48,28 @@ class HostCopies:
             self._memory = None  # another NumPy: every set gets memory of its own
         self._lent = weakref.ref(block)
         return block
+
+
+class Headroom:
+    """Whether an accelerator's memory has room for snapshots beside training.
+
+    At the first snapshot nothing is known of what a step needs, and the answer is no. What is found at the second one stays: from then on
+    snapshots are themselves part of the most that was ever in use.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._answer: bool | None = None
+
+    def allows(self, has_room: Callable[[], bool]) -> bool:
+        """The answer; `has_room` compares what a snapshot needs with what is free at the fullest."""
+        asked, self._asked = self._asked, True
+        if asked and self._answer is None:
+            self._answer = has_room()
+            if not self._answer:
+                warnings.warn(
+                    "The accelerator has no memory left for a second copy of the state: each save copies it to the host first, and "
+                    "training waits for that. Save less often, or leave it more memory (a smaller batch), if that is too slow.",
+                    stacklevel=2,
+                )
+        return bool(self._answer)

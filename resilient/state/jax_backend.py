@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from resilient.state.host_copies import HostCopies
+from resilient.state.host_copies import Headroom, HostCopies
 
 # What a device keeps free at its fullest must hold a snapshot this many times, or the next step might not find the memory it needs.
 _ROOM = 1.2
@@ -31,7 +31,7 @@ class JaxBackend:
     """State under JAX."""
 
     def __init__(self) -> None:
-        self._copies = HostCopies()
+        self._copies, self._headroom = HostCopies(), Headroom()
 
     def snapshot(self, model: Any, variables: Sequence[Any]) -> list[Any]:
         """Copies: in host memory where the arrays live there, on the device where that has room, else in host memory."""
@@ -39,15 +39,19 @@ class JaxBackend:
         if all(_on_host(array) for array in arrays):
             # The views are gone when this returns: while one is held, JAX does not reuse the buffer, and the next step pays for that.
             return list(self._copies.take([np.asarray(array) for array in arrays]))
-        return copies_on_device(arrays) if _has_room(arrays) else _copies_on_host(arrays)
+        return copies_on_device(arrays) if self._headroom.allows(lambda: _has_room(arrays)) else _copies_on_host(arrays)
+
+    def same(self, before: Any, now: Any) -> bool | None:
+        """Not told: snapshots are copies."""
+        return None
 
     def freeze(self, value: Any) -> Any:
         """A copy in host memory."""
         return np.array(getattr(value, "value", value))
 
     def assign(self, variable: Any, value: Any) -> None:
-        """Write an array into a variable."""
-        variable.assign(np.asarray(value))
+        """Write a copy of an array into a variable, which else would go on living in its memory where JAX can: here in a mapped file."""
+        variable.assign(jax.numpy.array(value, copy=True))
 
     def hold(self, model: Any, variables: Sequence[Any]) -> Callable[[], None]:
         """Keras finalizes the variables (writes averages over the weights) also when an exception ends `fit`; arrays do not change."""

@@ -10,14 +10,40 @@ import keras
 import numpy as np
 
 from resilient import keras_private
+from resilient.state.host_copies import Headroom
+
+# Types that TensorFlow's DeepCopy does not know. NumPy copies them.
+_WITHOUT_KERNEL = {"float8_e4m3fn", "float8_e5m2"}
+
+
+# What a GPU keeps free at its fullest must hold a snapshot this many times, or the next step might not find the memory it needs.
+_ROOM = 1.2
 
 
 class TensorFlowBackend:
     """State under TensorFlow."""
 
+    def __init__(self) -> None:
+        self._devices: frozenset[str] | None = None
+        self._headroom = Headroom()
+
     def snapshot(self, model: Any, variables: Sequence[Any]) -> list[Any]:
-        """References to the buffers of this moment: `variable.value` is the live ResourceVariable, read_value() pins its buffer."""
-        return [variable.value.read_value() for variable in variables]
+        """References to the buffers of this moment: `variable.value` is the live ResourceVariable, read_value() pins its buffer.
+
+        Where that would make a GPU run out of memory, copies in the host's.
+        """
+        values = [variable.value.read_value() for variable in variables]
+        if self._devices is None:
+            self._devices = frozenset(value.device for value in values if "GPU" in value.device)
+        if not self._devices or self._headroom.allows(lambda: _has_room(values)):
+            return values
+        return [np.asarray(value) for value in values]
+
+    def same(self, before: Any, now: Any) -> bool | None:
+        """By the address of the buffer; on a device it cannot be asked for without copying the buffer."""
+        if not all(value.device.endswith("CPU:0") for value in (before, now)):
+            return None
+        return _address(before) == _address(now)
 
     def freeze(self, value: Any) -> Any:
         """A variable's buffer by reference; anything else (NumPy writes into its arrays) by copy."""
@@ -28,8 +54,16 @@ class TensorFlowBackend:
         return np.array(keras.ops.convert_to_numpy(value))
 
     def assign(self, variable: Any, value: Any) -> None:
-        """Write an array into a variable."""
-        variable.assign(np.asarray(value))
+        """Write an array into a variable: one copy, on all cores, into memory of TensorFlow's own.
+
+        From the array itself Keras would make up to two. And where NumPy's memory is aligned as TensorFlow likes it, the variable would
+        go on living in it: here in a mapped file, for which a disk may fail later on.
+        """
+        import tensorflow as tf
+
+        array = np.asarray(value)
+        copy = array if array.dtype.name in _WITHOUT_KERNEL else tf.raw_ops.DeepCopy(x=array)
+        variable.value.assign(copy, read_value=False)
 
     def hold(self, model: Any, variables: Sequence[Any]) -> Callable[[], None]:
         """Nothing: an exception leaves the variables as they are."""
@@ -59,3 +93,23 @@ class TensorFlowBackend:
             tf.config.experimental.enable_op_determinism()
             return {**now, "deterministic_ops": True}
         return dict(now)
+
+
+def _address(tensor: Any) -> int:
+    return int(np.asarray(tensor).__array_interface__["data"][0])
+
+
+def _has_room(values: Sequence[Any]) -> bool:
+    """Whether every GPU could hold these once more even at the fullest it has been; False where it does not tell."""
+    devices = {value.device for value in values if "GPU" in value.device}
+    return all(_holds(device, [value for value in values if value.device == device]) for device in devices)
+
+
+def _holds(device: str, values: Sequence[Any]) -> bool:
+    import tensorflow as tf
+
+    needed = _ROOM * sum(value.dtype.size * value.shape.num_elements() for value in values)
+    name = tf.DeviceSpec.from_string(device)
+    peak = tf.config.experimental.get_memory_info(f"{name.device_type}:{name.device_index}")["peak"]
+    limit = keras_private.device_memory(device)
+    return limit is not None and limit - peak >= needed

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from resilient.state.host_copies import Array, HostCopies
+from resilient.state.host_copies import Array, Headroom, HostCopies
 
 # What a device has free must hold a snapshot this many times, or the next step might not find the memory it needs.
 _ROOM = 1.2
@@ -40,16 +40,20 @@ class TorchBackend:
     """State under PyTorch."""
 
     def __init__(self) -> None:
-        self._copies = HostCopies()
+        self._copies, self._headroom = HostCopies(), Headroom()
 
     def snapshot(self, model: Any, variables: Sequence[Any]) -> list[Any]:
         """Copies: in host memory where the tensors live there, on the device where that has room, else in host memory."""
         tensors = [variable.value.detach() for variable in variables]
         if all(tensor.device.type == "cpu" for tensor in tensors):
             return list(self._copies.take([to_numpy(tensor) for tensor in tensors]))
-        if _has_room(tensors):
+        if self._headroom.allows(lambda: _has_room(tensors)):
             return [OnDevice(tensor.clone()) for tensor in tensors]
         return [self.freeze(tensor) for tensor in tensors]
+
+    def same(self, before: Any, now: Any) -> bool | None:
+        """Not told: snapshots are copies."""
+        return None
 
     def freeze(self, value: Any) -> Any:
         """A copy in host memory."""
@@ -96,13 +100,11 @@ def to_numpy(tensor: Any) -> Array:
 
 
 def to_tensor(array: Array) -> Any:
-    """An array as a tensor of the same bits. The conversion that Keras uses does not know float8."""
-    if not array.flags.writeable or not array.flags.c_contiguous:
-        array = array.copy()  # torch warns where it cannot write, and copies anyway into the variable
+    """An array as a tensor of the same bits, to be read from; it shares the memory. The conversion that Keras uses does not know float8."""
     if array.dtype in _FROM_FOREIGN:
         bits, kind = _FROM_FOREIGN[array.dtype]
-        return torch.from_numpy(array.view(np.int16 if bits is torch.int16 else np.uint8)).view(kind)
-    return torch.from_numpy(array)
+        return to_tensor(array.view(np.int16 if bits is torch.int16 else np.uint8)).view(kind)
+    return torch.from_dlpack(array)  # from_numpy warns where the memory may not be written
 
 
 def _has_room(tensors: Sequence[Any]) -> bool:

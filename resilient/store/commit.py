@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from resilient.errors import CheckpointCorruptError, CheckpointMismatchError, ConfigurationError
 from resilient.manifest import MANIFEST_NAME, FileEntry, Manifest, decode
-from resilient.store import kernel, safetensors_format
+from resilient.store import kernel, parts, safetensors_format
 from resilient.store.files import sync_directory, write_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from resilient.store.output import Buffer
+    from resilient.store.parts import NewFile
     from resilient.store.safetensors_format import Layout
 
 # Exact, because other people's files lie in a run directory too.
@@ -30,8 +32,16 @@ _LEFTOVER = re.compile(r"\.(tmp|trash)-[0-9a-f]{32}")
 _REPLACED = re.compile(r"\.replaced-(step-\d{12}|final)", re.ASCII)
 
 
-def write_checkpoint(target: Path, manifest: Manifest, files: Mapping[str, Mapping[str, Any]]) -> tuple[Manifest, Path | None]:
+class CommitCancelled(Exception):  # noqa: N818  nothing is wrong
+    """The commit was given up before it was acknowledged; nothing is left of it."""
+
+
+def write_checkpoint(
+    target: Path, manifest: Manifest, files: Mapping[str, NewFile], cancelled: Callable[[], bool]
+) -> tuple[Manifest, Path | None]:
     """Commits `files` and `manifest` as the directory `target`, in place of one that is there.
+
+    `cancelled` is asked between pieces of the data.
 
     Returns:
         The manifest as written, and the directory that was replaced, under a temporary name (None where there was none).
@@ -40,11 +50,12 @@ def write_checkpoint(target: Path, manifest: Manifest, files: Mapping[str, Mappi
         OSError: nothing was committed, and no temporary is left (but what was replaced, if syncing the parent failed: then
             it is not known which of the two a power cut would show).
         ConfigurationError: something in `files` or `manifest` cannot be saved.
+        CommitCancelled: it was.
     """
-    layouts = {_checked_name(name): safetensors_format.layout(tensors) for name, tensors in files.items()}
+    layouts = {_checked_name(name): None if file.surely_same else safetensors_format.layout(file.tensors) for name, file in files.items()}
     temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
     try:
-        written = _write_directory(temporary, manifest, layouts)
+        written = _write_directory(temporary, manifest, files, layouts, cancelled)
         replaced = _publish(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -59,10 +70,16 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _write_directory(temporary: Path, manifest: Manifest, layouts: Mapping[str, Layout]) -> Manifest:
-    _check_encodable(manifest, layouts)  # before the data is written, not after
+def _write_directory(
+    temporary: Path,
+    manifest: Manifest,
+    files: Mapping[str, NewFile],
+    layouts: Mapping[str, Layout | None],
+    cancelled: Callable[[], bool],
+) -> Manifest:
+    _check_encodable(manifest, files)  # before the data is written, not after
     temporary.mkdir()
-    entries = {name: write_file(temporary / name, layout.size, layout.chunks()) for name, layout in layouts.items()}
+    entries = {name: _write_part(temporary / name, file, layouts[name], cancelled) for name, file in files.items()}
     written = dataclasses.replace(manifest, files=entries)
     encoded = written.encode()
     write_file(temporary / MANIFEST_NAME, len(encoded), [encoded])
@@ -70,9 +87,25 @@ def _write_directory(temporary: Path, manifest: Manifest, layouts: Mapping[str, 
     return written
 
 
-def _check_encodable(manifest: Manifest, layouts: Mapping[str, Layout]) -> None:
+def _write_part(path: Path, file: NewFile, layout: Layout | None, cancelled: Callable[[], bool]) -> FileEntry:
+    """The file written, or linked to where its bytes are already."""
+    if file.earlier is not None and file.may_link(layout) and parts.linked(file.earlier, path):
+        return dataclasses.replace(file.earlier.entry, positions=file.positions)
+    layout = layout or safetensors_format.layout(file.tensors)
+    entry = write_file(path, layout.size, _until(cancelled, layout.chunks()))
+    return dataclasses.replace(entry, positions=file.positions)
+
+
+def _until(cancelled: Callable[[], bool], chunks: Iterable[Buffer]) -> Iterator[Buffer]:
+    for chunk in chunks:
+        if cancelled():
+            raise CommitCancelled
+        yield chunk
+
+
+def _check_encodable(manifest: Manifest, files: Mapping[str, NewFile]) -> None:
     """What we could not read back must not be committed: it would look like damage at the next start."""
-    entries = {name: FileEntry(layout.size, "0" * 32) for name, layout in layouts.items()}
+    entries = {name: FileEntry(0, "0" * 32, file.positions) for name, file in files.items()}
     try:
         if manifest.created.tzinfo is None or not _has_only_text_keys(manifest.state):
             raise ValueError("'created' has no time zone, or a key in 'state' is not text.")

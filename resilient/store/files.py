@@ -7,16 +7,15 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-import xxhash
-
 from resilient.manifest import FileEntry
 from resilient.store import kernel
+from resilient.store.output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-Buffer = bytes | bytearray | memoryview
+    from resilient.store.output import Buffer
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -24,8 +23,6 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 def write_file(path: Path, size: int, chunks: Iterable[Buffer]) -> FileEntry:
     """Writes a new file of `size` bytes from `chunks` in one pass, hashing on the way, and fsyncs it.
-
-    Each chunk is written before the next one is asked for, so that a generator may reuse its buffer.
 
     Raises:
         OSError: the file is then incomplete and must be thrown away. It is never fsynced a second time: after a failed fsync the
@@ -45,22 +42,12 @@ def write_file(path: Path, size: int, chunks: Iterable[Buffer]) -> FileEntry:
 
 def _fill(fd: int, size: int, chunks: Iterable[Buffer]) -> FileEntry:
     kernel.allocate(fd, size)
-    digest = xxhash.xxh3_128()
-    written = 0
-    for chunk in chunks:
-        digest.update(chunk)
-        _write_all(fd, chunk)
-        kernel.start_writeback(fd, written, len(chunk))
-        written += len(chunk)
-    if written != size:
-        raise OSError(errno.EIO, f"{written} bytes were written where {size} were announced")
-    return FileEntry(size, digest.hexdigest())
-
-
-def _write_all(fd: int, chunk: Buffer) -> None:
-    rest = memoryview(chunk)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    with Output(fd, size) as output:
+        for chunk in chunks:
+            output.write(chunk)
+        if output.accepted != size:
+            raise OSError(errno.EIO, f"{output.accepted} bytes were written where {size} were announced")
+        return FileEntry(size, output.finish())
 
 
 def sync_directory(path: Path) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import errno
+import mmap
 import os
+import struct
 from typing import Any
 
 _SYNC_FILE_RANGE_WRITE = 2
+_AT_EMPTY_PATH = 0x1000
+_STATX_DIOALIGN = 0x2000  # since Linux 6.1
+_STATX_BYTES, _STATX_DIO_AT = 256, 152  # of the structure, and where in it the two alignments are
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _NOT_HERE = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
@@ -25,6 +31,7 @@ def _function(name: str, *argtypes: Any) -> Any:
 
 _fallocate = _function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _sync_file_range = _function("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_statx = _function("statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
 _renameat2 = _function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
 
@@ -41,6 +48,25 @@ def allocate(fd: int, size: int) -> None:
             return
         if number != errno.EINTR:
             raise OSError(number, os.strerror(number))
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """What a direct write has to be a multiple of, in bytes: the address in `memory`, and `offset` and length in the file."""
+
+    memory: int
+    offset: int
+
+
+def direct_alignment(fd: int) -> Alignment:
+    """What the file system says about this file, a page where it says nothing; that is enough for every disk we know of."""
+    answer = ctypes.create_string_buffer(_STATX_BYTES)
+    if _statx is not None and _statx(fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, answer) == 0:
+        told = struct.unpack_from("=I", answer)[0] & _STATX_DIOALIGN
+        memory, offset = struct.unpack_from("=II", answer, _STATX_DIO_AT)
+        if told and memory and offset:
+            return Alignment(memory, offset)
+    return Alignment(mmap.PAGESIZE, mmap.PAGESIZE)
 
 
 def start_writeback(fd: int, offset: int, size: int) -> None:

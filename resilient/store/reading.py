@@ -15,11 +15,10 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-import xxhash
-
 from resilient.errors import CheckpointCorruptError
 from resilient.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, CheckpointInfo, FileEntry, Manifest, decode, parse_step_name
-from resilient.store import safetensors_format
+from resilient.store import parts, safetensors_format
+from resilient.store.checksum import checksum
 from resilient.store.oserrors import storage_error
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from resilient.store.safetensors_format import Array
 
-_BLOCK = 2**20  # small enough that the hash finds in the processor's cache what read just put there
 _READERS = 4
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # NONBLOCK: a pipe in a file's place must not block us
@@ -73,6 +71,11 @@ class Checkpoint:
     best: bool = False
 
     @property
+    def frozen(self) -> Mapping[str, tuple[str, ...]]:
+        """File name -> names of the tensors that it has in a file shared with other checkpoints."""
+        return parts.frozen_names(self.manifest.files, self.tensors)
+
+    @property
     def info(self) -> CheckpointInfo:
         """The public description of it."""
         return describe(self.manifest, self.path, best=self.best)
@@ -112,7 +115,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         manifest = _manifest(path, directory)
         with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
             futures = {name: pool.submit(_read_tensors, path, directory, name, entry) for name, entry in manifest.files.items()}
-            return Checkpoint(manifest, path, {name: future.result() for name, future in futures.items()})
+            tensors = {name: future.result() for name, future in futures.items()}
+        try:
+            return Checkpoint(manifest, path, parts.merge(manifest.files, tensors))
+        except ValueError as error:
+            raise Damaged(f"its manifest does not fit its files: {error}") from error
 
 
 @contextlib.contextmanager
@@ -195,7 +202,7 @@ def _check_size(name: str, fd: int, entry: FileEntry) -> None:
 def _read_tensors(path: Path, directory: int, name: str, entry: FileEntry) -> Mapping[str, Array]:
     with _opened_file(path, directory, name) as fd:
         _check_size(name, fd, entry)
-        if _hash(fd) != entry.xxh3_128:
+        if checksum(fd) != entry.xxh3_128:
             raise Damaged(f"{name} does not match its checksum")
         if not name.endswith(safetensors_format.SUFFIX):
             return {}
@@ -206,16 +213,3 @@ def _read_tensors(path: Path, directory: int, name: str, entry: FileEntry) -> Ma
             return safetensors_format.parse(mmap.mmap(fd, entry.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
         except ValueError as error:  # a FormatError, or the file became shorter than it was a moment ago
             raise Damaged(f"{name} is not what resilient writes: {error}") from error
-
-
-def _hash(fd: int) -> str:
-    """Checksum of the file, through read and not through the mapping.
-
-    A sector that cannot be read is an error of `read` and the next older checkpoint is used; in a mapping it is a SIGBUS that kills the
-    process, at every restart again.
-    """
-    digest = xxhash.xxh3_128()
-    block = memoryview(bytearray(_BLOCK))
-    while count := os.readv(fd, [block]):
-        digest.update(block[:count])
-    return digest.hexdigest()

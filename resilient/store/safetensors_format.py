@@ -1,8 +1,9 @@
 """The safetensors format: named tensors <-> bytes, without copying big tensors.
 
 Layout: the header's length (8 bytes, little endian), the header (JSON, padded with spaces so that the data starts at a multiple
-of 64), then the tensors without a hole. Tensors lie in the order of their item size, largest first, which aligns each of them; the
-header keeps the order of the caller. Reading is strict: everything that a writer of ours would not have written is an error.
+of 64), then the tensors without a hole. Tensors lie in the order of their item size, largest first, which aligns each of them, and big
+ones before small ones; the header keeps the order of the caller. Reading is strict: everything that a writer of ours would not have
+written is an error.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ _MAX_RANK = 32  # what every supported NumPy can hold
 _MAX_DIMENSION = 2**62
 _METADATA = "__metadata__"
 _ALIGNMENT = 64
+_PAGE = 4096
+_BIG = 2**20
 _CHUNK = 8 * 2**20
-_SMALL = 2**18  # below this a tensor is gathered with its neighbours instead of costing a system call
-_GATHER = 2**20
 
 _NAMES = {
     "bool": "BOOL",
@@ -66,20 +67,12 @@ class Layout:
     header: bytes
     arrays: Sequence[Array]
 
-    def chunks(self) -> Iterator[bytes | bytearray | memoryview]:
-        """The file's content in order. A chunk is valid until the next one is asked for."""
-        gathered = bytearray(self.header)
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """The file's content in order."""
+        yield self.header
         for array in self.arrays:
             data = _bytes_of(array)
-            if len(data) <= _SMALL:
-                gathered += data
-            if gathered and (len(data) > _SMALL or len(gathered) >= _GATHER):
-                yield gathered
-                gathered = bytearray()
-            if len(data) > _SMALL:
-                yield from (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
-        if gathered:
-            yield gathered
+            yield from (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
 
 
 def _bytes_of(array: Array) -> memoryview:
@@ -94,7 +87,7 @@ def layout(tensors: Mapping[str, Any]) -> Layout:
         ConfigurationError: a name or a dtype that the format does not have.
     """
     arrays = {name: _little_endian(_array(name, value)) for name, value in tensors.items()}
-    by_size = sorted(arrays, key=lambda name: -arrays[name].dtype.itemsize)
+    by_size = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, arrays[name].nbytes < _BIG))
     ends: dict[str, int] = {}
     end = 0
     for name in by_size:
@@ -104,7 +97,7 @@ def layout(tensors: Mapping[str, Any]) -> Layout:
         name: {"dtype": _NAMES[array.dtype.name], "shape": list(array.shape), "data_offsets": [ends[name] - array.nbytes, ends[name]]}
         for name, array in arrays.items()
     }
-    encoded = _encode_header(header)
+    encoded = _encode_header(header, _place_in_page(arrays[by_size[0]]) if arrays else 0)
     return Layout(len(encoded) + end, encoded, [arrays[name] for name in by_size])
 
 
@@ -134,9 +127,18 @@ def _little_endian(array: Array) -> Array:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def _encode_header(header: Mapping[str, Any]) -> bytes:
+def _place_in_page(first: Array) -> int:
+    """Where in a page of the file the data should begin: where the first tensor does in memory, so that a disk can read it from there.
+
+    Allocators put big blocks at one and the same place of a page, so that the tensors after it mostly lie right as well.
+    """
+    place = int(first.__array_interface__["data"][0]) % _PAGE
+    return place if first.nbytes >= _BIG and place % _ALIGNMENT == 0 else 0
+
+
+def _encode_header(header: Mapping[str, Any], place: int) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    text += b" " * ((place - len(text) - 8) % (_PAGE if place else _ALIGNMENT))
     if len(text) > MAX_HEADER_BYTES:
         raise ConfigurationError(f"{len(header)} tensors need a header of {len(text)} bytes. Use fewer tensors or shorter names.")
     return struct.pack("<Q", len(text)) + text

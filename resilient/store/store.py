@@ -8,11 +8,13 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from resilient.errors import CheckpointCorruptError, CheckpointMismatchError, ConfigurationError, StorageError
 from resilient.keep import Keep, ranked
-from resilient.manifest import MAX_STEP, CheckpointInfo, Manifest, parse_step_name, step_name
+from resilient.manifest import MAX_STEP, CheckpointInfo, Frozen, Manifest, parse_step_name, step_name
+from resilient.store import parts
 from resilient.store.commit import discard, move, recover, write_checkpoint, write_note
 from resilient.store.files import make_directories
 from resilient.store.oserrors import storage_errors
@@ -50,6 +52,7 @@ class Store:
         self.directory = Path(directory)
         self._checkpoints = self.directory / CHECKPOINTS
         self._known_valid: set[tuple[int, int]] = set()  # (step, sequence) of what this object wrote or verified
+        self._earlier: dict[str, parts.Earlier] = {}  # frozen parts that the next commit may link to
 
     # -- writing ---------------------------------------------------------------------------------------------------------------
 
@@ -68,12 +71,21 @@ class Store:
                 (parent / f".tmp-{uuid.uuid4().hex}").mkdir()  # swept by the next line
                 recover(parent)
 
-    def commit(self, manifest: Manifest, files: Mapping[str, Mapping[str, Any]]) -> Manifest:
+    def commit(
+        self,
+        manifest: Manifest,
+        files: Mapping[str, Mapping[str, Any]],
+        frozen: Mapping[str, Frozen] = MappingProxyType({}),
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Manifest:
         """Saves a checkpoint; it is durable when this returns.
 
         Args:
             manifest: its `files` are ignored and filled in.
             files: file name (`*.safetensors`) -> tensor name -> anything that `np.asarray` views; the order of names is kept.
+            frozen: file name -> those of its tensors that are not written again where the last commit has the same bits.
+            cancelled: asked now and then; True gives the commit up.
 
         Returns:
             The manifest as written.
@@ -81,24 +93,37 @@ class Store:
         Raises:
             StorageError: the disk refused. Nothing was committed and no temporary is left.
             ConfigurationError: a name, dtype or value that cannot be saved.
+            CommitCancelled: it was given up; nothing is left of it.
         """
         step = manifest.progress.step
         if not 0 <= step <= MAX_STEP:
             raise ConfigurationError(f"Step {step} cannot be saved. It has to lie between 0 and {MAX_STEP}.")
-        written = self._write(self._path(step), manifest, files)
+        written = self._write(self._path(step), manifest, parts.split(files, frozen, self._earlier), cancelled)
         self._known_valid.add((step, written.sequence))
         return written
 
-    def commit_final(self, manifest: Manifest, files: Mapping[str, Mapping[str, Any]]) -> Manifest:
+    def commit_final(
+        self, manifest: Manifest, files: Mapping[str, Mapping[str, Any]], frozen: Mapping[str, Frozen] = MappingProxyType({})
+    ) -> Manifest:
         """Saves the state after the end of training, in place of an earlier one. Like `commit`."""
-        return self._write(self.directory / FINAL, manifest, files)
+        return self._write(self.directory / FINAL, manifest, parts.split(files, frozen, self._earlier), lambda: False)
 
-    def _write(self, target: Path, manifest: Manifest, files: Mapping[str, Mapping[str, Any]]) -> Manifest:
+    def continue_from(self, checkpoint: Checkpoint, generation: int) -> None:
+        """The live state is that of this checkpoint: as long as its frozen tensors are of this generation, commits may link to it."""
+        self._remember(checkpoint.path, checkpoint.manifest, dict.fromkeys(checkpoint.manifest.files, generation))
+
+    def _write(self, target: Path, manifest: Manifest, files: Mapping[str, parts.NewFile], cancelled: Callable[[], bool]) -> Manifest:
         with storage_errors("save the checkpoint", target):
-            written, replaced = write_checkpoint(target, manifest, files)
+            written, replaced = write_checkpoint(target, manifest, files, cancelled)
+        self._remember(target, written, {name: file.generation for name, file in files.items()})
         if replaced is not None:
             self._dispose(replaced, target.name)
         return written
+
+    def _remember(self, path: Path, manifest: Manifest, generations: Mapping[str, int | None]) -> None:
+        for name, entry in manifest.files.items():
+            if entry.positions is not None:
+                self._earlier[name] = parts.Earlier(path / name, entry, generations[name])
 
     def _dispose(self, replaced: Path, name: str) -> None:
         """Deletes what a commit replaced; keeps it where it was damaged, because what is damaged is never deleted."""

@@ -1,0 +1,176 @@
+"""One file written from beginning to end and hashed on the way, past the page cache where the file system allows it.
+
+Through the page cache every byte is copied into fresh pages, which takes more processor time than all the rest of a save; training pays
+for that, because its own threads keep all cores busy. In a direct write the disk reads the caller's memory. It wants addresses and
+offsets to be multiples of a block: what is not goes through a small buffer of ours that is.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import errno
+import fcntl
+import mmap
+import os
+from types import TracebackType
+
+import numpy as np
+import xxhash
+
+from resilient.store import kernel
+
+Buffer = bytes | bytearray | memoryview
+
+DIRECT_FROM = 2**20  # bytes; a smaller file is not worth the calls that switch over and back
+_BOUNCE = 2**20  # one of two buffers: both fit into a core's own cache
+_PIECE = 2**18  # hashed, and then copied while it is still in the cache
+
+
+class Output:
+    """Context manager for writing to a new file.
+
+    Args:
+        fd: descriptor of the file, at its beginning; stays the caller's.
+        size: bytes that will come.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self._digest = xxhash.xxh3_128()
+        self._written = 0
+        self._direct = size >= DIRECT_FROM and _set_direct(fd, on=True)
+        self._alignment = kernel.direct_alignment(fd) if self._direct else kernel.Alignment(1, 1)
+        self._bounce = _Bounce(max(1, min(size, _BOUNCE)))
+        # The next piece is hashed while the disk works on this one.
+        self._disk = concurrent.futures.ThreadPoolExecutor(1, "resilient-disk") if size >= DIRECT_FROM else None
+        self._under_way: concurrent.futures.Future[None] | None = None
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._disk is not None:
+            self._disk.shutdown()
+
+    @property
+    def accepted(self) -> int:
+        """Bytes given so far."""
+        return self._written + self._bounce.fill
+
+    def write(self, data: Buffer) -> None:
+        """Append `data`, which must not change before `finish` has returned.
+
+        Raises:
+            OSError: of this write or an earlier one; the file is incomplete.
+        """
+        rest = memoryview(data)
+        while rest:
+            to_block = -self._bounce.fill % self._alignment.offset
+            in_place = len(rest) - to_block >= _BOUNCE and (_address(rest) + to_block) % self._alignment.memory == 0
+            if in_place and not to_block:
+                count = len(rest) - len(rest) % self._alignment.offset
+                self._flush()
+                self._digest.update(rest[:count])
+                self._put(rest[:count])
+            else:
+                count = to_block if in_place else min(len(rest), self._bounce.room)
+                self._gather(rest[:count])
+            rest = rest[count:]
+
+    def finish(self) -> str:
+        """Write what is left; the checksum of everything."""
+        left = self._bounce.take()
+        blocks = len(left) - len(left) % self._alignment.offset
+        self._put(left[:blocks])
+        self._wait()
+        if blocks < len(left):
+            self._leave_direct()
+            self._put(left[blocks:])
+            self._wait()
+        return self._digest.hexdigest()
+
+    def _gather(self, data: memoryview) -> None:
+        for start in range(0, len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            self._digest.update(piece)
+            self._bounce.add(piece)
+        if not self._bounce.room:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._put(self._bounce.take())
+
+    def _put(self, data: memoryview) -> None:
+        """Hand over to the disk, once it is done with what came before; so the other bounce buffer is free by then."""
+        self._wait()
+        if not data:
+            return
+        offset, self._written = self._written, self._written + len(data)
+        if self._disk is None:
+            self._write_all(data, offset)
+        else:
+            self._under_way = self._disk.submit(self._write_all, data, offset)
+
+    def _wait(self) -> None:
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def _write_all(self, data: memoryview, offset: int) -> None:
+        rest = data
+        while rest:
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self._direct:
+                    raise
+                self._leave_direct()  # a disk with larger blocks than it said, or what is left after a short write
+        if not self._direct:
+            kernel.start_writeback(self._fd, offset, len(data))
+
+    def _leave_direct(self) -> None:
+        """The rest of the file goes through the page cache."""
+        if self._direct:
+            self._direct = False
+            _set_direct(self._fd, on=False)
+
+
+class _Bounce:
+    """Two buffers at the beginning of pages: one is filled while the disk reads the other."""
+
+    def __init__(self, size: int) -> None:
+        room = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        memory = np.frombuffer(mmap.mmap(-1, 2 * room), np.uint8)
+        self._halves = [memory[:room], memory[room:]]
+        self.fill = 0
+
+    @property
+    def room(self) -> int:
+        """Bytes that still fit."""
+        return len(self._halves[0]) - self.fill
+
+    def add(self, data: memoryview) -> None:
+        """Copy `data` to the end."""
+        self._halves[0][self.fill : self.fill + len(data)] = np.frombuffer(data, np.uint8)
+        self.fill += len(data)
+
+    def take(self) -> memoryview:
+        """What was added; it stays until the next call."""
+        taken = self._halves[0][: self.fill].data
+        self._halves.reverse()
+        self.fill = 0
+        return taken
+
+
+def _address(data: memoryview) -> int:
+    return int(np.frombuffer(data, np.uint8).__array_interface__["data"][0])
+
+
+def _set_direct(fd: int, *, on: bool) -> bool:
+    """Switch direct writing; whether the file system does what was asked."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT if on else flags & ~os.O_DIRECT)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,300 @@
+"""The benchmarks run from end to end, at sizes where their figures mean nothing; no value of a time is looked at."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import accelerator, goodput, memory, page, peers, plots, preempt, program, results, startup
+from benchmarks.floors import WRITERS, RawRead, aligned
+from benchmarks.methods import Method
+from benchmarks.ours import Resilient
+from benchmarks.rotation import Window, costs, turns
+from benchmarks.running import benchmark
+from benchmarks.spread import spread
+from benchmarks.tables import Table, digits
+from benchmarks.workload import dense, host_view
+from resilient.journal import Journal
+
+IN_PROCESS = ("stall", "cadence", "durable", "restore")
+METHODS = (Resilient, peers.BackupAndRestore, peers.WholeModel, peers.WeightsOnly, peers.TensorFlowManager)
+
+
+def measured(name: str, directory: Path) -> dict[str, Any]:
+    """Toy figures of a benchmark, as they come back from a file."""
+    module = benchmark(name)
+    figures = module.measure(module.SCALES["toy"], directory)
+    return dict(json.loads(json.dumps(figures)))
+
+
+Toy = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """Figures of a benchmark that needs no other process, measured once. Orbax has a test of its own: it is slow to load."""
+
+    @functools.cache
+    def figures(name: str) -> dict[str, Any]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(peers, "absent", lambda: ["orbax-checkpoint"])
+            return measured(name, tmp_path_factory.mktemp(name))
+
+    return figures
+
+
+@pytest.mark.parametrize("name", IN_PROCESS)
+def test_a_benchmark_measures_every_method_and_shows_it(name: str, toy: Toy) -> None:
+    """Ours and the peers are in the tables, and what has to be reached is judged."""
+    module = benchmark(name)
+    shown = "".join(table.markdown() for table in module.tables(toy(name)))
+    assert "resilient" in shown and "BackupAndRestore" in shown
+    assert all(isinstance(bar.met, bool) for bar in module.bars(toy(name)))
+    if name != "cadence":
+        assert toy(name)["skipped"] == ["OrbaxCheckpoint was not measured: orbax-checkpoint not installed."]
+
+
+def test_every_restore_of_the_benchmark_gave_back_what_was_saved(toy: Toy) -> None:
+    """The benchmark itself found no method whose restored state differs."""
+    assert toy("restore")["sizes"][0]["wrong"] == []
+
+
+@pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
+def test_a_method_gives_back_what_it_saved(kind: type[Method], tmp_path: Path) -> None:
+    """The whole state, spoiled in between: otherwise a comparison of speeds would compare nothing."""
+    saves_and_restores(kind, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_orbax_gives_back_what_it_saved(tmp_path: Path) -> None:
+    """The same for the peer that needs packages of its own."""
+    pytest.importorskip("orbax.checkpoint")
+    saves_and_restores(peers.Orbax, tmp_path)
+
+
+def saves_and_restores(kind: type[Method], directory: Path) -> None:
+    workload = dense(0.05, 8)
+    workload.train(2)
+    before = [host_view(variable).copy() for variable in workload.variables]
+    method = kind(workload.model, directory / "saved")
+    method.durable(1)
+    assert method.finished()
+    for variable in workload.variables:
+        variable.assign(np.zeros(variable.shape, variable.dtype))
+    model = method.restore()
+    after = [host_view(variable) for variable in [*model.variables, *model.optimizer.variables]]
+    method.close()
+    assert all(map(np.array_equal, before, after))
+    assert any(value.any() for value in before)
+
+
+def test_a_save_costs_what_its_window_takes_beyond_the_control() -> None:
+    """Longer steps are charged, also where a window has more of them than the control's."""
+    control = [Window("nothing", seconds, 0.0, 10) for seconds in (1.0, 1.0, 9.0)]
+    found = costs([*control, Window("a", 1.5, 0.1, 10), Window("b", 2.0, 0.1, 20)], "nothing")
+    assert found["a"]["median"] == pytest.approx(0.5)
+    assert found["b"]["median"] == pytest.approx(0.0)
+
+
+def test_the_methods_take_turns_with_the_control_in_every_round(tmp_path: Path) -> None:
+    """Each round begins with another method, and the first save after another's does not count."""
+    control, first, second = (Method(None, tmp_path) for _ in range(3))
+    plan = list(turns(control, [[first, second], [first, second]], counted=2))
+    assert [turn.method for turn in plan[::3]] == [control, first, second, control, second, first]
+    assert [turn.counted for turn in plan[:3]] == [False, True, True]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_raw_writer_writes_all_of_it(writer: str, tmp_path: Path) -> None:
+    """The floors do the work that they are the floor of."""
+    data = aligned(10_000)
+    try:
+        WRITERS[writer](tmp_path / "raw", data)
+    except OSError:
+        pytest.skip("the file system refuses it")
+    assert (tmp_path / "raw").read_bytes() == data
+    assert any(data)
+
+
+def test_raw_reading_reads_all_of_it(tmp_path: Path) -> None:
+    """Every file, whole."""
+    (tmp_path / "a").write_bytes(b"abc" * 1000)
+    read = RawRead([tmp_path / "a"])
+    read()
+    assert bytes(read._copied[0]) == b"abc" * 1000
+
+
+@pytest.mark.parametrize("method", ["nothing", "resilient", "BackupAndRestore", "ModelCheckpoint .weights.h5"])
+def test_the_program_of_the_measurements_tells_every_batch(method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two epochs of three steps, whatever saves."""
+    program.main(method=method, directory=os.fspath(tmp_path / "run"), megabytes=0.05, batch=4, steps=3, epochs=2, save_every=2)
+    told = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [(mark["epoch"], mark["batch"]) for mark in told if mark["mark"] == "batch"] == [(e, b) for e in range(2) for b in range(3)]
+    assert told[-1]["mark"] == "end" and told[-1]["peak"] > 0
+
+
+def test_a_signal_is_answered_by_an_exit_that_is_measured(tmp_path: Path) -> None:
+    """A real process, and what is told of it."""
+    figures = measured("preempt", tmp_path)
+    (one,) = figures["exits"]
+    assert one["rest"] <= one["took"] and one["durable"] <= one["took"]
+    assert preempt.tables(figures) and len(preempt.bars(figures)) == 1
+
+
+Script = Callable[[dict[str, Any], float], list[dict[str, Any]]]
+
+
+def played(script: Script) -> type:
+    """A child that is no process: it has told, when it is born, what the script says."""
+
+    class PlayedChild:
+        def __init__(self, **arguments: Any) -> None:
+            self.born = time.time()
+            self._marks = script(arguments, self.born)
+
+        def wait_for(self, name: str) -> dict[str, Any]:
+            return next(mark for mark in self._marks if mark["mark"] == name)
+
+        def wait_until(self, condition: Callable[[list[dict[str, Any]]], bool]) -> None:
+            assert condition(self._marks)
+
+        def marks(self) -> list[dict[str, Any]]:
+            return self._marks
+
+        kill = marks
+
+    return PlayedChild
+
+
+def test_goodput_counts_the_steps_that_a_later_attempt_builds_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt of 12 steps, the next of which goes on after the 11th: 11 are of use."""
+    begun: list[Path] = []
+
+    def script(arguments: dict[str, Any], born: float) -> list[dict[str, Any]]:
+        begun.append(arguments["directory"])
+        at = 11 if begun.count(arguments["directory"]) > 1 else 0
+        return [{"mark": "batch", "time": born + 0.01 * n, "epoch": (at + n) // 10, "batch": (at + n) % 10} for n in range(12)]
+
+    monkeypatch.setattr(goodput, "Child", played(script))
+    figures = measured("goodput", tmp_path)
+    (one,) = figures["methods"]
+    assert (one["trained"], one["useful"]) == (12, 11)
+    assert figures["speed"] == pytest.approx(100)
+    assert one["goodput"] == pytest.approx(11 / (100 * one["net"]))
+    assert goodput.tables(figures)[0].rows[0][1:3] == ("12", "11")
+
+
+def test_the_parts_of_a_start_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the program and the journal tell, from the start of the process to the first new step."""
+    names = ("interpreter", "keras", "resilient", "built", "training")
+
+    def script(arguments: dict[str, Any], born: float) -> list[dict[str, Any]]:
+        journal = Journal(arguments["directory"])
+        arguments["directory"].mkdir(exist_ok=True)
+        journal.append("started")
+        journal.append("restored")
+        journal.close()
+        told = [{"mark": name, "time": born + number} for number, name in enumerate(names)]
+        return [*told, {"mark": "batch", "time": born + 10, "epoch": 2, "batch": 0}]
+
+    monkeypatch.setattr(startup, "Child", played(script))
+    figures = measured("startup", tmp_path)
+    (one,) = figures["starts"]
+    assert one["total"]["median"] == pytest.approx(10)
+    assert one["parts"]["import keras"]["median"] == pytest.approx(1)
+    assert {"restore", "open and verify the checkpoint"} <= one["parts"].keys()
+
+
+@pytest.mark.parametrize(("snapshots", "met"), [(1, True), (2, False)])
+def test_memory_is_judged_against_a_snapshot(snapshots: int, met: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One snapshot beyond the same training without saving is allowed, two are not."""
+    state = 10**9
+
+    def script(arguments: dict[str, Any], born: float) -> list[dict[str, Any]]:
+        more = snapshots * state if arguments["method"] == "resilient" else 0
+        return [{"mark": "built", "state": state}, {"mark": "end", "peak": 2 * state + more}]
+
+    monkeypatch.setattr(memory, "Child", played(script))
+    (bar,) = memory.bars(measured("memory", tmp_path))
+    assert bar.met is met
+
+
+def test_a_machine_without_an_accelerator_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence, and no tables."""
+    monkeypatch.setattr(accelerator, "_in_child", lambda backend, what, directory: None)
+    figures = measured("accelerator", tmp_path)
+    assert accelerator.tables(figures) == []
+    assert "No accelerator was found" in figures["skipped"][0]
+
+
+def test_an_accelerator_is_shown_with_its_tables(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of stall and restore, and the ways to the host."""
+    staging = {"into pinned memory": spread([0.1])}
+    one = {"backend": "jax", "device": "Chip", "staged": 10**9, "staging": staging}
+    memory = {"training": 10**9, "saving": 10**9, "limit": 2 * 10**9}
+    told = {**one, "memory": memory, "stall": toy("stall"), "restore": toy("restore")}
+    monkeypatch.setattr(accelerator, "_in_child", lambda backend, what, directory: told if backend == "jax" else None)
+    monkeypatch.setattr(accelerator.importlib.util, "find_spec", lambda name: name == "jax")
+    shown = "".join(table.markdown() for table in accelerator.tables(measured("accelerator", tmp_path)))
+    assert "into pinned memory | 10 |" in shown and "| in all | 2 GB |" in shown and "Restoring" in shown
+
+
+@pytest.fixture
+def stored(toy: Toy, tmp_path: Path) -> Path:
+    """A directory of results."""
+    figures = {
+        **{name: toy(name) for name in IN_PROCESS},
+        "preempt": {"bytes": 10**6, "exits": [{"took": 0.2, "allowed": 0.3, "durable": 0.1, "rest": 0.05}]},
+        "goodput": {"mean": 10, "methods": [{"method": "resilient", "goodput": 0.9}]},
+    }
+    for name, found in figures.items():
+        results.save(tmp_path, name, "toy", 1.0, found, tmp_path)
+    return tmp_path
+
+
+def test_all_plots_are_drawn_from_the_results(stored: Path) -> None:
+    """A PNG each, and none without results."""
+    drawn = plots.draw(stored, stored / "plots")
+    assert [path.stem for path in drawn] == list(plots.PLOTS) == [plot for plot, _ in page.PICTURES.values()]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+    assert plots.draw(stored / "plots", stored / "none") == []
+
+
+def test_the_page_is_filled_between_its_markers(stored: Path) -> None:
+    """Tables and origin go in, what stands around stays, and filling again changes nothing."""
+    text = "before\n<!-- begin restore -->\nold\n<!-- end restore -->\nafter\n<!-- begin memory -->\n<!-- end memory -->\n"
+    once = page.filled(text, stored)
+    assert once.startswith("before\n<!-- begin restore -->\n![Time to restore") and "\nafter\n" in once and "old" not in once
+    assert "| resilient |" in once and "Measured on" in once and "Not measured yet." in once
+    assert page.filled(once, stored) == once
+
+
+def test_the_page_of_the_repository_is_what_the_results_say() -> None:
+    """Nobody typed a figure: filling the page from the committed results gives the page, and every benchmark is on it."""
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.filled(text, results.DIRECTORY) == text
+    assert all(f"<!-- begin {name} -->" in text for name in ("bars", *page.MEASURED))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.0412, "0.0412"), (7.316, "7.32"), (73.16, "73.2"), (731.6, "732"), (12345.0, "12,300"), (0.00001, "0.0000")],
+)
+def test_numbers_have_three_digits_and_no_exponent(value: float, text: str) -> None:
+    """As they stand in the tables."""
+    assert digits(value) == text
+
+
+def test_a_table_is_the_same_on_the_page_and_on_the_console() -> None:
+    """Both have every row."""
+    table = Table("title", ("a", "b"), [("x", "1"), ("y", "2")])
+    assert table.markdown().splitlines()[2:] == ["| a | b |", "| :--- | ---: |", "| x | 1 |", "| y | 2 |"]
+    assert table.console().row_count == 2

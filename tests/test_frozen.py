@@ -1,0 +1,174 @@
+"""Frozen weights through `fit`: written once, also over a resume, and written again as soon as somebody changes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import resilient
+from resilient.state import State
+from resilient.state.callbacks import CallbackStates
+from resilient.state.host_copies import Headroom
+from resilient.store import Store
+
+WIDTH = 1024
+X = np.random.default_rng(0).normal(size=(32, WIDTH)).astype("float32")
+Y = X[:, :2]
+PART = "model.frozen.safetensors"
+
+
+class StoppedError(Exception):
+    """The end of an attempt."""
+
+
+class AtBatch(keras.callbacks.Callback):
+    """Does something after a batch of this attempt."""
+
+    def __init__(self, batch: int, action: Any) -> None:
+        super().__init__()
+        self.batch, self.action, self.seen = batch, action, 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.seen += 1
+        if self.seen == self.batch:
+            self.action(self.model)
+
+
+def stop(model: Any) -> None:
+    raise StoppedError
+
+
+def never(action: Any) -> AtBatch:
+    """The callback of an attempt that is not disturbed: a run keeps its callbacks."""
+    return AtBatch(10**9, action)
+
+
+def backbone() -> Any:
+    """A frozen layer, a trained normalization, which has weights that are not trained and change all the same, and a trained head."""
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential(
+        [
+            keras.Input((WIDTH,)),
+            keras.layers.Dense(WIDTH, name="frozen", trainable=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dense(2),
+        ]
+    )
+    model.compile("adam", "mse")
+    return model
+
+
+def train(directory: Path, *callbacks: Any) -> Any:
+    model = backbone()
+    resilient.fit(
+        model, X, Y, batch_size=4, epochs=2, directory=directory, save_every=1, callbacks=list(callbacks), monitor="loss",
+        keep=resilient.Keep(last=50), verbose=0,
+    )  # fmt: skip
+    return [variable.numpy() for variable in (*model.variables, *model.optimizer.variables)]
+
+
+def bits(values: list[Any]) -> list[bytes]:
+    return [value.tobytes() for value in values]
+
+
+def parts(directory: Path) -> list[int]:
+    """Inode of each checkpoint's frozen part, oldest first."""
+    return [os.stat(info.path / PART).st_ino for info in resilient.checkpoints(directory)]
+
+
+def test_a_frozen_backbone_is_written_once_and_a_resume_goes_on_sharing_it(tmp_path: Path) -> None:
+    """One file for all checkpoints of both attempts, the same bits in the end, and little else to write from the second save on."""
+    whole = train(tmp_path / "whole", never(stop))
+    with pytest.raises(StoppedError):
+        train(tmp_path / "run", AtBatch(12, stop))  # in the second epoch: the end of the first is always saved
+    stopped = parts(tmp_path / "run")
+    assert bits(train(tmp_path / "run", never(stop))) == bits(whole)
+    shared = parts(tmp_path / "run")
+    assert len(stopped) >= 2 and len(shared) > len(stopped) and len(set(shared)) == 1
+    newest = resilient.checkpoints(tmp_path / "run")[-1]
+    assert newest.nbytes - (newest.path / PART).stat().st_size < 0.11 * newest.nbytes
+    assert resilient.verify(tmp_path / "run") == []
+
+
+def test_a_frozen_weight_that_somebody_writes_to_is_saved_as_it_is(tmp_path: Path) -> None:
+    """By hand, in a callback; the next checkpoint has the new values, and the end is that of a run that was not stopped."""
+
+    def overwrite(model: Any) -> None:
+        model.get_layer("frozen").bias.assign(np.arange(WIDTH, dtype="float32"))
+        model.get_layer("frozen").kernel.assign(2 * model.get_layer("frozen").kernel)
+
+    whole = train(tmp_path / "whole", AtBatch(3, overwrite), never(stop))
+    with pytest.raises(StoppedError):
+        train(tmp_path / "run", AtBatch(3, overwrite), AtBatch(12, stop))
+    assert not (resilient.checkpoints(tmp_path / "run")[-1].path / PART).exists()  # both of its weights change: nothing is left
+    assert bits(train(tmp_path / "run", never(overwrite), never(stop))) == bits(whole)
+
+
+def test_small_models_keep_one_file(tmp_path: Path) -> None:
+    """A file of its own is for weights whose writing would be felt."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, trainable=False), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    resilient.fit(model, X[:, :4], Y, epochs=1, directory=tmp_path, monitor="loss", verbose=0)
+    assert list(tmp_path.rglob(PART)) == []
+
+
+def test_a_weight_that_is_not_trained_and_changes_is_found_out(tmp_path: Path) -> None:
+    """No gradient reaches a momentum encoder's weights, but each step writes to them: they leave the frozen part by the second save."""
+    model = backbone()
+    state = State(model, CallbackStates([]))
+    model.get_layer("frozen").bias.assign(np.ones(WIDTH))
+    first = state.capture().frozen["model.safetensors"]
+    model.get_layer("frozen").bias.assign(np.zeros(WIDTH))
+    second = state.capture().frozen["model.safetensors"]
+    third = state.capture().frozen["model.safetensors"]
+    assert set(first.names) - set(second.names) == {model.get_layer("frozen").bias.path}
+    assert second == third and second.generation != first.generation
+
+
+def test_what_a_step_writes_to_is_never_taken_for_the_same(tmp_path: Path) -> None:
+    """Every way to write to a variable gives it another buffer while a snapshot holds the old one."""
+    framework = State(backbone(), CallbackStates([]))._framework
+    writes = [
+        lambda variable: variable.assign(np.ones((512, 512))),
+        lambda variable: variable.assign_add(np.ones((512, 512))),
+        lambda variable: variable.value.assign_sub(tf.ones((512, 512))),
+        lambda variable: variable.value.scatter_nd_add([[0]], tf.ones((1, 512))),
+        lambda variable: variable.value[0, 0].assign(5.0),
+        lambda variable: tf.function(lambda: variable.assign(variable + 1), jit_compile=True)(),
+    ]
+    for write in writes:
+        variable = keras.Variable(np.zeros((512, 512), "float32"), trainable=False)
+        (before,) = framework.snapshot(None, [variable])
+        bytes_before = np.array(before).tobytes()
+        assert framework.same(before, framework.snapshot(None, [variable])[0]) is True
+        write(variable)
+        assert framework.same(before, framework.snapshot(None, [variable])[0]) is False
+        assert np.asarray(before).tobytes() == bytes_before
+
+
+def test_a_snapshot_stays_on_the_device_only_where_a_step_leaves_room() -> None:
+    """The first goes to the host, because no step has shown yet what it needs; what the second finds stays so, and a no is said once."""
+    roomy, tight = Headroom(), Headroom()
+    assert [roomy.allows(lambda: True), roomy.allows(lambda: True), roomy.allows(lambda: False)] == [False, True, True]
+    assert tight.allows(lambda: False) is False
+    with pytest.warns(UserWarning, match="no memory left for a second copy"):
+        assert tight.allows(lambda: False) is False
+    assert tight.allows(lambda: True) is False
+
+
+def test_the_parts_of_a_run_can_be_read_by_other_tools(tmp_path: Path) -> None:
+    """Each part is a safetensors file of its own; our reader shows the model's variables in their order."""
+    from safetensors.numpy import load_file
+
+    train(tmp_path)
+    newest = resilient.checkpoints(tmp_path)[-1]
+    names = [variable.path for variable in backbone().variables]
+    merged = Store(tmp_path).load(newest.step).tensors["model.safetensors"]
+    assert len(merged) == len(names) and list(load_file(newest.path / PART))
+    assert sum(len(load_file(newest.path / name)) for name in (PART, "model.safetensors")) == len(merged)

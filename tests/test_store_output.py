@@ -1,0 +1,116 @@
+"""How a file's bytes reach the disk: in place, over the bounce buffer, through the page cache; always the same bytes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+import numpy as np
+import pytest
+import xxhash
+
+from resilient.store import kernel, output
+from resilient.store.files import write_file
+
+MEGABYTE = 2**20
+# Sizes around blocks, bounce buffer and chunk, and places in a block where allocators put memory.
+SIZES = (0, 1, 511, 512, 5000, 2**18, MEGABYTE, MEGABYTE + 512, 3 * MEGABYTE + 17)
+PLACES = (0, 1, 64, 320, 512)
+
+
+def pieces(chance: np.random.Generator) -> list[memoryview]:
+    """Some chunks of memory at chosen places."""
+    found = []
+    for _ in range(int(chance.integers(1, 6))):
+        size, place = int(chance.choice(SIZES)), int(chance.choice(PLACES))
+        memory = chance.integers(0, 256, size + 8192, np.uint8)
+        start = -memory.ctypes.data % 4096 + place
+        found.append(memory[start : start + size].data)
+    return found
+
+
+def check(path, chunks) -> None:
+    content = b"".join(map(bytes, chunks))
+    entry = write_file(path, len(content), chunks)
+    assert path.read_bytes() == content
+    assert (entry.size, entry.xxh3_128) == (len(content), xxhash.xxh3_128_hexdigest(content))
+    path.unlink()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_is_written_is_what_was_given(tmp_path, seed):
+    """Whatever the sizes of the chunks and where they lie in memory."""
+    check(tmp_path / "file", pieces(np.random.default_rng(seed)))
+
+
+def test_a_file_system_without_direct_writes_gets_the_same_bytes(tmp_path, monkeypatch):
+    """tmpfs, for one, says so when the flag is set."""
+    monkeypatch.setattr(output, "_set_direct", lambda fd, *, on: False)
+    for seed in range(10):
+        check(tmp_path / "file", pieces(np.random.default_rng(seed)))
+
+
+def test_a_disk_that_refuses_direct_writes_after_all_gets_them_through_the_page_cache(tmp_path, monkeypatch):
+    """EINVAL at the write itself is what a disk says whose blocks are larger than announced."""
+    genuine, refused = os.write, []
+
+    def write(fd, data):
+        if direct(fd):
+            refused.append(len(data))
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return genuine(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    check(tmp_path / "file", [np.arange(MEGABYTE, dtype=np.int32).data.cast("B")])
+    assert len(refused) == 1
+
+
+def test_short_writes_are_continued(tmp_path, monkeypatch):
+    """A write may take any part of what it is given, also one that ends within a block."""
+    genuine = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: genuine(fd, data[: max(1, len(data) // 3)] if not direct(fd) else data[:512]))
+    check(tmp_path / "file", [np.arange(MEGABYTE // 2, dtype=np.int32).data.cast("B"), b"end"])
+
+
+def test_an_error_of_the_disk_reaches_the_caller(tmp_path, monkeypatch):
+    """Also where it belongs to a write that was under way while the next piece was hashed."""
+
+    def write(fd, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(OSError, match="No space left"):
+        check(tmp_path / "file", [bytes(MEGABYTE)] * 4)
+
+
+def test_big_tensors_are_not_copied_on_their_way(tmp_path, monkeypatch):
+    """The disk is handed the caller's own memory, where both begin at the same place of a block."""
+    memory = np.zeros(8 * MEGABYTE, np.uint8)
+    start = -memory.ctypes.data % 4096
+    given = memory[start : start + 4 * MEGABYTE]
+    handed = []
+    genuine = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: handed.append(np.frombuffer(data, np.uint8).ctypes.data) or genuine(fd, data))
+    check(tmp_path / "file", [given.data])
+    assert given.ctypes.data in handed
+
+
+def test_many_small_tensors_become_few_writes(tmp_path, monkeypatch):
+    """A thousand scalars do not cost a thousand system calls."""
+    calls = []
+    genuine = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: calls.append(len(data)) or genuine(fd, data))
+    check(tmp_path / "file", [bytes(4)] * 1000)
+    assert calls == [4000]
+
+
+def test_alignment_is_a_page_where_the_kernel_does_not_tell(monkeypatch, tmp_path):
+    """Kernels before 6.1, and file systems that do not say."""
+    monkeypatch.setattr(kernel, "_statx", None)
+    assert kernel.direct_alignment(0) == kernel.Alignment(4096, 4096)
+    check(tmp_path / "file", pieces(np.random.default_rng(1)))
+
+
+def direct(fd: int) -> bool:
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)

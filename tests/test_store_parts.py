@@ -1,0 +1,153 @@
+"""Files that checkpoints share: linked where the bits are the same, written where they are not, read back as one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+
+import numpy as np
+import pytest
+from store_samples import MODEL, manifest, prepared, same
+
+from resilient.errors import CheckpointCorruptError
+from resilient.keep import Keep
+from resilient.manifest import Frozen, decode
+from resilient.store import CommitCancelled, Store
+
+PART = "model.frozen.safetensors"
+
+
+def files(changing=0.0, still=1.0):
+    """A backbone between two trained tensors: their order has to survive."""
+    return {
+        MODEL: {
+            "first": np.full(3, changing, np.float32),
+            "backbone": np.full((4, 4), still, np.float32),
+            "last": np.full(2, changing, np.float32),
+        }
+    }
+
+
+def frozen(generation):
+    return {MODEL: Frozen(("backbone",), generation)}
+
+
+def part(store: Store, step):
+    return os.stat(store.directory / "checkpoints" / f"step-{step:012d}" / PART)
+
+
+def test_frozen_tensors_are_written_once_and_read_in_their_place(tmp_path):
+    """Three checkpoints, one file; each reads as if it had been written whole."""
+    store = prepared(tmp_path)
+    for step in (1, 2, 3):
+        store.commit(manifest(step), files(step), frozen(7))
+    assert len({part(store, step).st_ino for step in (1, 2, 3)}) == 1
+    for step in (1, 2, 3):
+        assert same(store.load(step).tensors, files(step))
+    assert store.load(2).frozen == {MODEL: ("backbone",)}
+    assert store.verify() == []
+
+
+def test_another_generation_is_written_anew(tmp_path):
+    """Somebody has written to a frozen weight."""
+    store = prepared(tmp_path)
+    store.commit(manifest(1), files(1, still=1.0), frozen(1))
+    store.commit(manifest(2), files(2, still=5.0), frozen(2))
+    assert part(store, 1).st_ino != part(store, 2).st_ino
+    assert same(store.load(1).tensors, files(1, 1.0)) and same(store.load(2).tensors, files(2, 5.0))
+
+
+@pytest.mark.parametrize(("still", "shared"), [(1.0, True), (5.0, False)])
+def test_without_a_generation_the_content_decides(tmp_path, still, shared):
+    """Where the framework cannot tell whether a buffer was written to, equal bytes are not stored twice all the same."""
+    store = prepared(tmp_path)
+    store.commit(manifest(1), files(1, still=1.0), frozen(None))
+    store.commit(manifest(2), files(2, still=still), frozen(None))
+    assert (part(store, 1).st_ino == part(store, 2).st_ino) is shared
+    assert same(store.load(2).tensors, files(2, still))
+
+
+def test_the_next_process_shares_with_the_checkpoint_that_it_restored(tmp_path):
+    """As long as the generation is the one it was told."""
+    prepared(tmp_path).commit(manifest(1), files(1), frozen(3))
+    store = prepared(tmp_path)
+    store.continue_from(store.load(1), 0)
+    store.commit(manifest(2), files(2), frozen(0))
+    store.commit(manifest(3), files(3, still=9.0), frozen(1))
+    assert part(store, 1).st_ino == part(store, 2).st_ino != part(store, 3).st_ino
+    assert same(store.load(3).tensors, files(3, 9.0))
+
+
+def test_the_final_state_shares_as_well(tmp_path):
+    """And a checkpoint that is removed takes nothing from those that share with it."""
+    store = prepared(tmp_path)
+    for step in (1, 2):
+        store.commit(manifest(step), files(step), frozen(1))
+    store.commit_final(manifest(3), files(3), frozen(1))
+    store.prune(Keep(last=1, best=0))
+    assert part(store, 2).st_ino == os.stat(tmp_path / "final" / PART).st_ino
+    assert same(store.load(2).tensors, files(2)) and same(store.load_final().tensors, files(3))
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EMLINK, errno.ENOENT, errno.EXDEV])
+def test_where_a_link_cannot_be_made_the_file_is_written(tmp_path, monkeypatch, number):
+    """A file system without links, one link too many, an earlier checkpoint that is gone."""
+
+    def link(source, target, *, follow_symlinks=True):
+        raise OSError(number, os.strerror(number))
+
+    store = prepared(tmp_path)
+    store.commit(manifest(1), files(1), frozen(1))
+    monkeypatch.setattr(os, "link", link)
+    store.commit(manifest(2), files(2), frozen(1))
+    assert part(store, 1).st_ino != part(store, 2).st_ino
+    assert same(store.load(2).tensors, files(2))
+
+
+def test_a_shared_file_that_was_cut_short_is_not_shared_on(tmp_path):
+    """Its size is looked at; what is in the checkpoints before it is for `verify` to find."""
+    store = prepared(tmp_path)
+    store.commit(manifest(1), files(1), frozen(1))
+    os.truncate(store.directory / "checkpoints" / "step-000000000001" / PART, 10)
+    store.commit(manifest(2), files(2), frozen(1))
+    assert same(store.load(2).tensors, files(2))
+    assert len(store.verify()) == 1
+
+
+def test_a_file_all_of_whose_tensors_are_frozen_is_shared_as_a_whole(tmp_path):
+    """As the state of a shuffle buffer that no batch was drawn from since."""
+    store = prepared(tmp_path)
+    whole = {MODEL: Frozen(("first", "backbone", "last"), None)}
+    for step in (1, 2):
+        store.commit(manifest(step), files(1), whole)
+    assert part(store, 1).st_ino == part(store, 2).st_ino
+    assert sorted(path.name for path in store.load(2).path.iterdir()) == ["manifest.json", PART]
+    assert same(store.load(2).tensors, files(1))
+
+
+@pytest.mark.parametrize("positions", [[0], [0, 1], [5], [1, 1]])
+def test_positions_that_do_not_fit_are_damage(tmp_path, positions):
+    """A manifest with a valid checksum that no writer of ours has made."""
+    store = prepared(tmp_path)
+    store.commit(manifest(1), files(1), frozen(1))
+    path = store.load(1).path / "manifest.json"
+    written = decode(path.read_bytes(), "here")
+    entries = {**written.files, PART: dataclasses.replace(written.files[PART], positions=tuple(positions))}
+    path.write_bytes(dataclasses.replace(written, files=entries).encode())
+    if positions == [0]:
+        assert list(store.load(1).tensors[MODEL]) == ["backbone", "first", "last"]  # fits, if not ours
+        return
+    with pytest.raises(CheckpointCorruptError, match="positions"):
+        store.load(1)
+
+
+def test_a_commit_that_is_given_up_leaves_nothing(tmp_path):
+    """Neither a checkpoint nor a temporary, and what was there stays."""
+    store = prepared(tmp_path)
+    store.commit(manifest(1), files(1), frozen(1))
+    answers = iter([False, True])
+    with pytest.raises(CommitCancelled):
+        store.commit(manifest(2), files(2), frozen(2), cancelled=lambda: next(answers))
+    assert [info.step for info in store.infos()] == [1]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000000001"]
