@@ -51,7 +51,8 @@ chaos: $(STAMP)  ## the kill storm: make chaos KILLS=200 SEED=1 JOBS=2
 inputs: $(STAMP)  ## the kill storm over every kind of input, which makes the table in docs/exactness.md
 	$(BIN)/python -m chaos.inputs --kills 25 --seed $(SEED) --jobs $(JOBS) --write docs/exactness.md
 
-bench: $(STAMP)  ## measure what saving costs
+bench:  ## measure what saving costs, ours and the peers (25 minutes): results, plots and docs/performance.md
+	@$(MAKE) --no-print-directory venv EXTRAS=$(EXTRAS),bench
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove what make made

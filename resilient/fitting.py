@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import sys
 import threading
 from collections.abc import Iterator
@@ -171,6 +172,7 @@ def _train(run: Run, chosen: Settings) -> Any:
         if preemption.interrupted and chosen.on_preempt == "exit":
             raise KeyboardInterrupt from preemption.__cause__
         if chosen.on_preempt == "exit":
+            gc.freeze()  # the interpreter's last collections walk TensorFlow's million objects: a second of the grace period
             raise Preempted(str(preemption)) from preemption.__cause__
         if chosen.on_preempt == "raise":
             raise PreemptedError(str(preemption)) from preemption.__cause__

@@ -187,20 +187,11 @@ def global_generator() -> Any | None:
 def saving_walk() -> tuple[Any, Any]:
     """Keras' store class for `.weights.h5` and its saving code as `save_state(model, store)`, to learn a weights file's layout.
 
-    Nothing public says under which path a variable is saved. `store.settle(id)` is called after the object with that id has written.
+    Nothing public says under which path a variable is saved.
     """
 
-    class Visited(set[int]):
-        def __init__(self, store: Any) -> None:
-            super().__init__()
-            self._store = store
-
-        def add(self, owner: int) -> None:
-            super().add(owner)
-            self._store.settle(owner)
-
     def save_state(model: Any, store: Any) -> None:
-        saving_lib._save_state(model, weights_store=store, assets_store=None, inner_path="", visited_saveables=Visited(store))
+        saving_lib._save_state(model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set())
 
     return saving_lib.H5IOStore, save_state
 

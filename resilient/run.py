@@ -285,6 +285,7 @@ class Run:
     def _restored(self, start: Start) -> None:
         if start.checkpoint is None:
             return
+        start.checkpoint.release()
         progress = start.checkpoint.manifest.progress
         self._journal.append(
             "restored", step=progress.step, epoch=progress.epoch, batch=progress.batch,

@@ -17,7 +17,8 @@ from resilient.errors import ResilientError, StorageError
 from resilient.policy import Backoff
 
 T = TypeVar("T")
-_NICE = 10  # the scheduler gives such a thread a tenth of what one of training gets, and all that those leave
+_STEPS_BACK = 10  # the scheduler gives such a thread a tenth of what one of training gets, and all that those leave
+_LAST = 19
 
 
 def step_back() -> None:
@@ -27,7 +28,8 @@ def step_back() -> None:
     """
     if sys.platform == "linux":  # elsewhere priorities belong to whole processes
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, min(_LAST, os.getpriority(os.PRIO_PROCESS, thread) + _STEPS_BACK))
 
 
 class Writer(Generic[T]):

@@ -94,6 +94,18 @@ def test_loaded_tensors_are_read_only_and_outlive_the_checkpoint(tmp_path):
         loaded.tensors[MODEL]["dense/kernel"][0, 0] = 1.0
 
 
+def test_a_released_checkpoint_is_mapped_no_more(tmp_path):
+    """Its pages would count as memory of the training until its end."""
+    store = prepared(tmp_path)
+    commit(store, 1)
+    loaded = store.load(1)
+    mapped = f"{tmp_path}/checkpoints"
+    assert mapped in Path("/proc/self/maps").read_text()
+    loaded.release()
+    assert mapped not in Path("/proc/self/maps").read_text()
+    assert loaded.info.step == 1 and store.verify() == []
+
+
 def test_files_get_the_mode_that_the_umask_says(tmp_path):
     """A colleague who may read the run directory may read the checkpoint."""
     previous = os.umask(0o027)

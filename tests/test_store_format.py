@@ -202,6 +202,15 @@ def test_arbitrary_bytes_are_a_format_error_or_tensors(data):
         parse(data)
 
 
+def test_what_can_lie_at_a_multiple_of_64_does():
+    """Frameworks copy once more what does not: one odd tensor, such as an optimizer's count, must not cost all others that."""
+    odd = {"count": np.array(3, np.int64), "bias": np.ones(3, np.float32)}
+    tensors = {**odd, "kernel": np.ones((4, 16), np.float32), "half": np.ones(32, np.float16), "wide": np.ones(8, np.complex64)}
+    parsed = parse(b"".join(map(bytes, layout(tensors).chunks())))
+    start = min(array.__array_interface__["data"][0] for array in parsed.values())
+    assert {name for name, array in parsed.items() if (array.__array_interface__["data"][0] - start) % 64} <= odd.keys()
+
+
 def test_metadata_of_other_writers_is_passed_over():
     """Files of the reference implementation may carry it."""
     data = file_of({"__metadata__": {"format": "np"}, "a": entry()}, b"1234")

@@ -58,6 +58,7 @@ class ArrayInput(Input, keras_private.ArrayDataAdapter):
         self._position = (0, 0)
         self._announced: int | None = None
         self._dataset: Any = None
+        self._ordered: Any = None
         self._batches: ArrayBatches | None = None
         self._draws = LoaderDraws()
 
@@ -131,14 +132,19 @@ class ArrayInput(Input, keras_private.ArrayDataAdapter):
         return np.arange(self.num_samples, dtype=np.int64)
 
     def get_tf_dataset(self) -> Any:
-        """Dataset whose every iterator begins at the position that `seek` set last."""
+        """Dataset whose every iterator begins at the position that `seek` set last. Always the same one: making it takes a while."""
+        if self._ordered is None:
+            self._ordered = self._from_position()
+        return self._ordered
+
+    def _from_position(self) -> Any:
         import tensorflow as tf
 
-        def from_position(_: Any) -> Any:
-            indices = tf.numpy_function(self.indices, [], tf.int64)
-            return tf.ensure_shape(indices, [None])
+        def indices(_: Any) -> Any:
+            return tf.ensure_shape(tf.numpy_function(self.indices, [], tf.int64), [None])
 
-        return self._with_order(tf.data.Dataset.range(1).map(from_position).flat_map(self._in_batches)).prefetch(tf.data.AUTOTUNE)
+        batches = tf.data.Dataset.range(1).map(_as_it_is(indices)).flat_map(_as_it_is(self._in_batches))
+        return self._with_order(batches).prefetch(tf.data.AUTOTUNE)
 
     def _in_batches(self, indices: Any) -> Any:
         """Indices as batches: the whole ones by one reshape (as Keras does, much faster than batching one by one), then the rest."""
@@ -159,7 +165,7 @@ class ArrayInput(Input, keras_private.ArrayDataAdapter):
         if self._dataset is None:  # converted once: from_tensors copies the arrays
             inputs = keras_private.array_slicing.convert_to_sliceable(self._inputs, target_backend="tensorflow")
             self._dataset = tf.data.Dataset.from_tensors(keras.tree.lists_to_tuples(inputs)).repeat()
-        dataset = tf.data.Dataset.zip((batches, self._dataset)).map(_take_rows, num_parallel_calls=tf.data.AUTOTUNE)
+        dataset = tf.data.Dataset.zip((batches, self._dataset)).map(_as_it_is(_take_rows), num_parallel_calls=tf.data.AUTOTUNE)
         options = tf.data.Options()
         options.experimental_optimization.apply_default_optimizations = False  # Keras measured that they only cost time here
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -203,6 +209,13 @@ class ArrayInput(Input, keras_private.ArrayDataAdapter):
     def restore(self, position: Mapping[str, Any]) -> None:
         """Go to a saved position; comes before `seek`."""
         self._draws.ended = bool(position.get("ended", False))
+
+
+def _as_it_is(function: Any) -> Any:
+    """A function for tf.data to trace as it is: rewriting it for conditions on tensors, of which it has none, takes up to 0.1 s."""
+    import tensorflow as tf
+
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 def _take_rows(indices: Any, inputs: Any) -> Any:

@@ -13,7 +13,7 @@ class Notice:
 
     reason: str
     deadline: float
-    received: float = dataclasses.field(default_factory=time.monotonic)
+    received: float = dataclasses.field(default_factory=time.monotonic, compare=False)
 
 
 class StopRequest:

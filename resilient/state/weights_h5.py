@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -27,8 +29,9 @@ def weights_h5_paths(model: Any) -> dict[int, list[str]]:
     """
     try:
         store_class, save_state = keras_private.saving_walk()
-        recorder = _recorder(store_class)(_optimizers(model))
-        save_state(model, recorder)
+        recorder = _recorder(store_class)()
+        with _without_copies(_optimizers(model)):
+            save_state(model, recorder)
     except Exception:  # noqa: BLE001 (Keras' private code and the layers' own: an export is not worth a failed training)
         return {}
     paths: dict[int, list[str]] = {}
@@ -40,25 +43,45 @@ def weights_h5_paths(model: Any) -> dict[int, list[str]]:
     return paths if paths.keys() <= ours else {}
 
 
-def _optimizers(model: Any) -> dict[int, Any]:
+@contextlib.contextmanager
+def _without_copies(optimizers: Iterable[Any]) -> Iterator[None]:
+    """Optimizers hand a store copies of their variables, hundreds of MB that nobody looks at; here they hand over the variables."""
+    saved = []
+    try:
+        for optimizer in optimizers:
+            if type(optimizer).save_own_variables is not keras.optimizers.Optimizer.save_own_variables:
+                raise _Unexpected(optimizer.name)
+            vars(optimizer)["save_own_variables"] = functools.partial(_save_own_variables, optimizer)
+            saved.append(optimizer)
+        yield
+    finally:
+        for optimizer in saved:
+            del vars(optimizer)["save_own_variables"]
+
+
+def _save_own_variables(optimizer: Any, store: Any) -> None:
+    """What Keras' own does, with `variable.numpy()`."""
+    for index, variable in enumerate(optimizer.variables):
+        store[str(index)] = variable
+
+
+def _optimizers(model: Any) -> Iterable[Any]:
     found = {}
     for value in [getattr(model, "optimizer", None), *vars(model).values()]:
         optimizer = value
         while isinstance(optimizer, keras.optimizers.Optimizer):
             found[id(optimizer)] = optimizer
             optimizer = getattr(optimizer, "inner_optimizer", None)
-    return found
+    return found.values()
 
 
-def _recorder(store_class: Any) -> Callable[[dict[int, Any]], Any]:
+def _recorder(store_class: Any) -> Callable[[], Any]:
     """A store that Keras accepts as an HDF5 file and that only notes which variable goes where."""
 
     class Recorder(store_class):
-        def __init__(self, optimizers: dict[int, Any]) -> None:  # not the base's: that one opens a file
+        def __init__(self) -> None:  # not the base's: that one opens a file
             self.found: list[tuple[str, Any]] = []
-            self._optimizers = optimizers
             self._group = ""
-            self._written: list[tuple[str, Any]] = []
 
         def __bool__(self) -> bool:
             return True
@@ -68,27 +91,11 @@ def _recorder(store_class: Any) -> Callable[[dict[int, Any]], Any]:
             return self
 
         def __setitem__(self, key: str, value: Any) -> None:
-            self._written.append((key, value if isinstance(value, keras.Variable) else None))
-
-        def settle(self, owner: int) -> None:
-            """Takes over what the object with this id has written; called by `keras_private.saving_walk` right after it did."""
-            written, self._written = self._written, []
-            optimizer = self._optimizers.get(owner)
-            variables = written if optimizer is None else _of_optimizer(optimizer, [key for key, _ in written])
-            for key, variable in variables:
-                if variable is None:
-                    raise _Unexpected(key)
-                self.found.append((f"{self._group}/{key}", variable))
+            if not isinstance(value, keras.Variable):
+                raise _Unexpected(key)
+            self.found.append((f"{self._group}/{key}", value))
 
     return Recorder
-
-
-def _of_optimizer(optimizer: Any, keys: list[str]) -> Iterator[tuple[str, Any]]:
-    # Optimizers hand copies of their variables to the store, so these are told by their position.
-    standard = type(optimizer).save_own_variables is keras.optimizers.Optimizer.save_own_variables
-    if not standard or keys != [str(index) for index in range(len(optimizer.variables))]:
-        raise _Unexpected(optimizer.name)
-    yield from zip(keys, optimizer.variables, strict=True)
 
 
 def weights_h5_names(model: Any) -> dict[str, list[str]]:

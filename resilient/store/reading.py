@@ -15,6 +15,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from resilient.errors import CheckpointCorruptError
 from resilient.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, CheckpointInfo, FileEntry, Manifest, decode, parse_step_name
 from resilient.store import parts, safetensors_format
@@ -61,14 +63,18 @@ class Checkpoint:
         manifest: what it says about itself.
         path: its directory.
         tensors: file name -> tensor name -> array, in the order they were saved; read-only views on the mapped files,
-            which stay readable when the checkpoint is removed.
+            which stay readable when the checkpoint is removed; {} after `release`.
         best: whether it has the best score among the run's checkpoints.
     """
 
     manifest: Manifest
     path: Path
-    tensors: Mapping[str, Mapping[str, Array]]
+    tensors: dict[str, Mapping[str, Array]]
     best: bool = False
+
+    def release(self) -> None:
+        """Let go of the tensors: what was mapped of their files counts as memory of the process until then."""
+        self.tensors.clear()
 
     @property
     def frozen(self) -> Mapping[str, tuple[str, ...]]:
@@ -202,14 +208,17 @@ def _check_size(name: str, fd: int, entry: FileEntry) -> None:
 def _read_tensors(path: Path, directory: int, name: str, entry: FileEntry) -> Mapping[str, Array]:
     with _opened_file(path, directory, name) as fd:
         _check_size(name, fd, entry)
-        if checksum(fd) != entry.xxh3_128:
-            raise Damaged(f"{name} does not match its checksum")
-        if not name.endswith(safetensors_format.SUFFIX):
-            return {}
-        if entry.size == 0:  # cannot be mapped
-            raise Damaged(f"{name} is empty")
         try:
-            # Private, because some FUSE file systems refuse shared mappings. Nothing is ever written to it.
-            return safetensors_format.parse(mmap.mmap(fd, entry.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
+            content = _mapped(fd, entry.size)
+            if checksum(fd, content) != entry.xxh3_128:
+                raise Damaged(f"{name} does not match its checksum")
+            return safetensors_format.parse(content) if name.endswith(safetensors_format.SUFFIX) else {}
         except ValueError as error:  # a FormatError, or the file became shorter than it was a moment ago
             raise Damaged(f"{name} is not what resilient writes: {error}") from error
+
+
+def _mapped(fd: int, size: int) -> Array:
+    """A file's bytes. Private, because some FUSE file systems refuse shared mappings. Nothing is ever written to it."""
+    if size == 0:  # cannot be mapped
+        return np.empty(0, np.uint8)
+    return np.frombuffer(mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ), np.uint8)

@@ -1,9 +1,9 @@
 """The safetensors format: named tensors <-> bytes, without copying big tensors.
 
 Layout: the header's length (8 bytes, little endian), the header (JSON, padded with spaces so that the data starts at a multiple
-of 64), then the tensors without a hole. Tensors lie in the order of their item size, largest first, which aligns each of them, and big
-ones before small ones; the header keeps the order of the caller. Reading is strict: everything that a writer of ours would not have
-written is an error.
+of 64), then the tensors without a hole: first those whose bytes are a multiple of 64, the big ones before the small ones, then the rest
+in the order of their item size, largest first. That aligns each of them, and nearly all of the bytes as frameworks like them. The header
+keeps the order of the caller. Reading is strict: everything that a writer of ours would not have written is an error.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def layout(tensors: Mapping[str, Any]) -> Layout:
         ConfigurationError: a name or a dtype that the format does not have.
     """
     arrays = {name: _little_endian(_array(name, value)) for name, value in tensors.items()}
-    by_size = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, arrays[name].nbytes < _BIG))
+    by_size = sorted(arrays, key=lambda name: _rank(arrays[name]))
     ends: dict[str, int] = {}
     end = 0
     for name in by_size:
@@ -99,6 +99,11 @@ def layout(tensors: Mapping[str, Any]) -> Layout:
     }
     encoded = _encode_header(header, _place_in_page(arrays[by_size[0]]) if arrays else 0)
     return Layout(len(encoded) + end, encoded, [arrays[name] for name in by_size])
+
+
+def _rank(array: Array) -> tuple[bool, bool, int]:
+    """What lies first: as long as the sizes are multiples of 64, whatever comes next is aligned, and frameworks need no copy of it."""
+    return array.nbytes % _ALIGNMENT != 0, array.nbytes < _BIG, -array.dtype.itemsize
 
 
 def _array(name: str, value: Any) -> Array:

@@ -1,0 +1,169 @@
+"""What the machine allows: a copy of the state in memory, and raw writing and reading of as many bytes."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.methods import Method
+from benchmarks.spread import Spread, spread
+
+MEMCPY = "memcpy of the state"
+_CHUNK = 8 * 2**20
+_PAGE = 4096
+_SYNC_FILE_RANGE_WRITE = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+
+class Memcpy(Method):
+    """Copies the state, on the training thread, into buffers that were allocated and touched before."""
+
+    name = MEMCPY
+
+    def __init__(self, model: Any, variables: list[Any]) -> None:
+        super().__init__(model, Path())
+        self._views = _views(variables)
+        self._copies = [np.array(view) for view in self._views()]
+
+    def save(self, step: int) -> None:
+        """One copy."""
+        for copy, view in zip(self._copies, self._views(), strict=True):
+            np.copyto(copy, view)
+
+
+def _views(variables: list[Any]) -> Callable[[], Iterator[Any]]:
+    import keras
+
+    from benchmarks.workload import host_view, jax_host_view
+
+    if keras.backend.backend() != "jax":
+        return lambda: (host_view(variable) for variable in variables)
+    # While JAX trains, the variables are empty: the arrays travel from step to step. Others of the same sizes cost the same.
+    arrays = [variable.value.copy() for variable in variables]
+    return lambda: (jax_host_view(array) for array in arrays)
+
+
+# -- the disk ----------------------------------------------------------------------------------------------------------------------
+
+
+def aligned(nbytes: int) -> memoryview:
+    """Touched memory of at least that size, in whole pages as O_DIRECT wants it, with content that no disk compresses."""
+    size = -(-nbytes // _PAGE) * _PAGE
+    buffer = memoryview(mmap.mmap(-1, size))
+    pattern = np.random.default_rng(0).bytes(min(size, _CHUNK))
+    for start in range(0, size, len(pattern)):
+        buffer[start : start + len(pattern)] = pattern[: min(len(pattern), size - start)]
+    return buffer
+
+
+def plain(path: Path, data: memoryview) -> None:
+    """write + fsync."""
+    with _new(path) as file:
+        for _, chunk in _chunks(data):
+            _write(file, chunk)
+        os.fsync(file)
+
+
+def started(path: Path, data: memoryview) -> None:
+    """write + sync_file_range + fsync: the disk begins while memory is still being copied."""
+    with _new(path) as file:
+        _write_and_start(file, data)
+
+
+def allocated(path: Path, data: memoryview) -> None:
+    """The same, into space that was allocated first."""
+    with _new(path) as file:
+        os.posix_fallocate(file, 0, len(data))
+        _write_and_start(file, data)
+
+
+def direct(path: Path, data: memoryview) -> None:
+    """O_DIRECT from aligned memory, past the page cache."""
+    with _new(path, os.O_DIRECT) as file:
+        for _, chunk in _chunks(data):
+            _write(file, chunk)
+        os.fsync(file)
+
+
+WRITERS: dict[str, Callable[[Path, memoryview], None]] = {
+    "write + fsync": plain,
+    "write + sync_file_range + fsync": started,
+    "fallocate + write + sync_file_range + fsync": allocated,
+    "O_DIRECT + fsync": direct,
+}
+
+
+@contextmanager
+def _new(path: Path, flags: int = 0) -> Iterator[int]:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, 0o644)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _chunks(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    for start in range(0, len(data), _CHUNK):
+        yield start, data[start : start + _CHUNK]
+
+
+def _write(file: int, chunk: memoryview) -> None:
+    while chunk:
+        chunk = chunk[os.write(file, chunk) :]
+
+
+def _write_and_start(file: int, data: memoryview) -> None:
+    for start, chunk in _chunks(data):
+        _write(file, chunk)
+        _libc.sync_file_range(file, start, len(chunk), _SYNC_FILE_RANGE_WRITE)
+    os.fsync(file)
+
+
+def write_seconds(writer: str, data: memoryview, directory: Path) -> float:
+    """Seconds of one raw writer for a new file, which is removed again; not counted where the file system refuses (O_DIRECT): infinity."""
+    path = directory / "raw"
+    os.sync()
+    began = time.perf_counter()
+    try:
+        WRITERS[writer](path, data)
+    except OSError:
+        return float("inf")
+    finally:
+        seconds = time.perf_counter() - began
+        path.unlink(missing_ok=True)
+    return seconds
+
+
+def disk_speed(nbytes: int, directory: Path, rounds: int) -> Spread:
+    """Bytes a second of the fastest raw writer."""
+    data = aligned(nbytes)
+    found = {writer: [write_seconds(writer, data, directory) for _ in range(rounds)] for writer in WRITERS}
+    best = min(found.values(), key=lambda seconds: sorted(seconds)[len(seconds) // 2])
+    return spread(len(data) / seconds for seconds in best)
+
+
+class RawRead:
+    """Reads files into memory that was touched before, and copies that once: what a restore cannot do without."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = paths
+        self._read = [np.ones(path.stat().st_size, np.uint8) for path in paths]
+        self._copied = [np.ones_like(buffer) for buffer in self._read]
+
+    def __call__(self) -> None:
+        """Once."""
+        for path, read, copied in zip(self._paths, self._read, self._copied, strict=True):
+            with path.open("rb", buffering=0) as file:
+                view = read.data
+                while view:
+                    view = view[file.readinto(view) or len(view) :]
+            np.copyto(copied, read)

@@ -1,0 +1,85 @@
+"""`resilient` behind the one interface. The only file here that knows its insides; the other measurements call `resilient.fit`."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import resilient
+from benchmarks.methods import Method
+from resilient.heartbeat import Heartbeat
+from resilient.journal import Journal
+from resilient.manifest import Manifest, Progress
+from resilient.policy import EveryBatches
+from resilient.saver import Line, Saver
+from resilient.state import CallbackStates, State
+from resilient.store import Store
+
+
+class Resilient(Method):
+    """The saver of `resilient.fit`, asked to save when the measurement wants it."""
+
+    name = "resilient"
+
+    def __init__(self, model: Any, directory: Path) -> None:
+        super().__init__(model, directory)
+        self._store, self._journal = Store(directory), Journal(directory)
+        self._store.prepare()
+        self._state = State(model, CallbackStates([]))
+        self._saver = Saver(
+            self._store, self._journal, self._state,
+            line=Line("benchmark", 0), cadence=EveryBatches(1), keep=resilient.Keep(), common={}, heartbeat=Heartbeat(),
+        )  # fmt: skip
+        self._step = 0
+
+    def save(self, step: int) -> None:
+        """What the end of a batch does in `resilient.fit` when a save is due."""
+        self._step = step
+        snapshot = self._saver.capture(Progress(0, step, step), {}, {}, {}, score=None, mode="min", final=False)
+        self._saver.submit(snapshot)
+
+    def finished(self) -> bool:
+        """The next save would be due at once, which it is not while the writer works."""
+        return self._saver.due(self._step + 1)
+
+    def wait(self) -> None:
+        """Until it is durable; raises what went wrong."""
+        self._saver.wait()
+        self._saver.tell()
+
+    def durable(self, step: int) -> None:
+        """A commit with nothing running beside it; durable when it returns."""
+        capture = self._state.capture()
+        manifest = Manifest(
+            Progress(0, step, step), sequence=step, run_id="benchmark", created=dt.datetime.now(dt.UTC), metrics={},
+            score=None, mode=None, best=False, state=capture.meta, files={},
+        )  # fmt: skip
+        self._store.commit(manifest, capture.files, capture.frozen)
+
+    def restore(self) -> Any:
+        """The public way."""
+        resilient.restore(self.model, self.directory)
+        return self.model
+
+    def resume(self) -> None:
+        """What a resumed `resilient.fit` does: find the newest valid checkpoint, check it against the model, apply it."""
+        checkpoint = self._store.latest(lambda name, reason: None)
+        if checkpoint is None:
+            raise FileNotFoundError(self.directory)
+        self._state.check(checkpoint.tensors, str(self.directory))
+        self._state.apply(checkpoint.tensors, checkpoint.manifest.state, checkpoint.frozen)
+
+    def clear(self) -> None:
+        """Keep the newest only."""
+        self._store.prune(resilient.Keep(last=1, best=0))
+
+    def close(self) -> None:
+        """End the writer."""
+        self._saver.close()
+        self._journal.close()
+
+
+def newest(directory: Path) -> resilient.CheckpointInfo:
+    """The newest checkpoint of a run: its path and bytes."""
+    return resilient.checkpoints(directory)[-1]

@@ -1,0 +1,80 @@
+"""Writes the tables of `docs/performance.md` from the results, between the page's markers.
+
+    python -m benchmarks.page [--results DIRECTORY] [--page FILE]
+
+`<!-- begin NAME -->` and `<!-- end NAME -->` stand around what is written: the tables of the benchmark NAME, or `bars`, everything that
+has to be reached beside what was. A benchmark's plots come before its tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from benchmarks.running import benchmark
+from benchmarks.tables import bar_table
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+MEASURED = ("stall", "cadence", "durable", "restore", "preempt", "goodput", "startup", "memory", "accelerator")
+# The benchmark under which a plot stands, and what it shows to those who do not see it.
+PICTURES = {
+    "stall": ("stall", "Cost of one save over the size of the state"),
+    "cadence": ("interval", "Overhead over the interval between saves"),
+    "durable": ("bytes", "Bytes written by each method"),
+    "restore": ("restore", "Time to restore by each method"),
+    "preempt": ("preempt", "From SIGTERM to exit, beside the time allowed"),
+    "goodput": ("goodput", "Useful steps under kills"),
+}
+_BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+
+
+def filled(page: str, source: Path) -> str:
+    """The page with what the results say between its markers; a block whose results are not there says so."""
+    return _BLOCK.sub(lambda block: f"{block[1]}{_content(block[2], source)}{block[3]}", page)
+
+
+def _content(name: str, source: Path) -> str:
+    if name == "bars":
+        return _bars(source)
+    result = results.load(source, name)
+    if result is None:
+        return "Not measured yet.\n"
+    figures = result["figures"]
+    tables = [table.markdown() for table in benchmark(name).tables(figures)]
+    picture = [f"![{text}](performance/{plot}.png)\n" for plot, text in (PICTURES[name],)] if name in PICTURES else []
+    return "\n".join([*picture, *tables, *(f"{reason}\n" for reason in figures.get("skipped", [])), f"{_origin(result)}\n"])
+
+
+def _origin(result: dict[str, Any]) -> str:
+    quick = "" if result["scale"] == "full" else f" The scale was `{result['scale']}`, not the full one."
+    return f"Measured on {result['taken'][:10]} at commit {result['commit']}, in {result['seconds']:.0f} s.{quick}"
+
+
+def _bars(source: Path) -> str:
+    found = [result for name in MEASURED if (result := results.load(source, name)) is not None]
+    if not found:
+        return "Not measured yet.\n"
+    bars = [bar for result in found for bar in benchmark(result["benchmark"]).bars(result["figures"])]
+    machine = ", ".join(f"{name} {value}" for name, value in found[0]["machine"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in found[0]["versions"].items())
+    met = sum(bar.met for bar in bars)
+    return f"{bar_table(bars, f'{met} of {len(bars)} bars are reached').markdown()}\nMachine: {machine}. Versions: {versions}.\n"
+
+
+def main(given: Sequence[str]) -> None:
+    """Rewrite the page with the arguments of a command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=results.DIRECTORY)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    options = parser.parse_args(given)
+    options.page.write_text(filled(options.page.read_text(encoding="utf-8"), options.results), encoding="utf-8")
+    print(options.page)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
