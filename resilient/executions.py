@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+import keras
+
 
 class Position(Protocol):
     """What is known of the batch that comes next."""
@@ -22,6 +24,16 @@ class Position(Protocol):
 def without_effect(logs: Mapping[str, Any]) -> Callable[..., Any]:
     """One that does nothing; on JAX it is handed the state, and gives it back."""
     return lambda *given: (dict(logs), given[0]) if len(given) == 2 else dict(logs)
+
+
+def trace_again(model: Any, callbacks: Any) -> None:
+    """Forget a train function that was traced before training, where TensorBoard is among the callbacks.
+
+    A `tf.summary` call in the program's train_step becomes part of the graph only if there is a writer when that is traced, and the callback
+    sets its own when training begins.
+    """
+    if any(isinstance(callback, keras.callbacks.TensorBoard) for callback in getattr(callbacks, "callbacks", callbacks) or []):
+        model.make_train_function(force=True)
 
 
 @contextlib.contextmanager

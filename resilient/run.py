@@ -144,8 +144,8 @@ class Run:
         """Say what cannot be exact. Also traces the training function, which makes the variables that only a custom train_step makes."""
         if finished and not keras_private.has_own_train_step(self._model):
             return
-        arguments = self._arguments
-        found = fit_findings(self._model, self._data, arguments.validation, arguments.callbacks)
+        found = fit_findings(self._model, self._data, self._arguments.validation, self._arguments.callbacks)
+        executions.trace_again(self._model, self._arguments.callbacks)
         if found and not finished:
             listed = "".join(f"\n  - {finding}" for finding in found)
             text = f"If this training is interrupted, its end may not be exactly that of an uninterrupted one:{listed}\n"

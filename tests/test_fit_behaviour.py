@@ -627,3 +627,26 @@ def test_the_journal_tells_what_auto_chose_and_why_and_a_resumed_run_starts_from
     assert resumed["training_seconds"] == max(costs[-1], resumed["capture_seconds"]) and "interval" in resumed
     train(tmp_path / "fixed", save_every=3)
     assert not any("interval" in event for event in events(tmp_path / "fixed", "saved"))
+
+
+def test_summaries_of_a_train_step_reach_tensorboard(tmp_path: Path) -> None:
+    """They are part of a graph only if there is a writer when it is traced; the look that is taken before training has none."""
+    pytest.importorskip("tensorboard")
+    import tensorflow as tf
+
+    class Summarized(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x)
+
+        def train_step(self, data: Any) -> Any:
+            tf.summary.scalar("of_the_step", tf.reduce_mean(data[0]), step=0)
+            return super().train_step(data)
+
+    made = Summarized()
+    made.compile("sgd", "mse")
+    train(tmp_path / "run", made, epochs=1, callbacks=[keras.callbacks.TensorBoard(tmp_path / "logs", update_freq=1)])
+    assert any(b"of_the_step" in path.read_bytes() for path in (tmp_path / "logs").rglob("events*"))

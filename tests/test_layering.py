@@ -52,6 +52,7 @@ KNOWS_KERAS = {
     "inputs",
     "program",
     "run",
+    "executions",
     "fitting",
     "examining",
     "auditing",
