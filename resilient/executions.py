@@ -29,7 +29,7 @@ def without_effect(logs: Mapping[str, Any]) -> Callable[..., Any]:
 def trace_again(model: Any, callbacks: Any) -> None:
     """Forget a train function that was traced before training, where TensorBoard is among the callbacks.
 
-    A `tf.summary` call in the program's train_step becomes part of the graph only if there is a writer when that is traced, and the callback
+    A `tf.summary` call in the program's train_step becomes part of the graph only if there is a writer at the trace, and the callback
     sets its own when training begins.
     """
     if any(isinstance(callback, keras.callbacks.TensorBoard) for callback in getattr(callbacks, "callbacks", callbacks) or []):
