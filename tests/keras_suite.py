@@ -190,6 +190,7 @@ def run(suite: Suite, sources: Path, options: list[str]) -> Results:
     import pytest
 
     _stand_in_for_jax()
+    _stand_in_for_conftest()
     results = Results()
     arguments = [
         "-q",
@@ -208,6 +209,16 @@ def run(suite: Suite, sources: Path, options: list[str]) -> Results:
     with _quiet(), tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
         pytest.main([str(sources / suite.file), *arguments, *options], plugins=[results])
     return results
+
+
+def _stand_in_for_conftest() -> None:
+    """Some of Keras' tests import a mark from the `conftest.py` of its repository, which is not installed."""
+    import keras
+    import pytest
+
+    conftest = types.ModuleType("conftest")
+    conftest.skip_if_backend = lambda name, reason: pytest.mark.skipif(keras.backend.backend() == name, reason=reason)  # type: ignore[attr-defined]
+    sys.modules["conftest"] = conftest
 
 
 @contextlib.contextmanager
