@@ -286,7 +286,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
             return
         if self._stop.requested or self._stop.save_requested:
             self._stop.save_requested = False
-            self._live_saver.submit(self._pending)
+            if self._live_saver.durable != self.progress:
+                self._live_saver.submit(self._pending)
         if self._stop.requested:
             self._leave()
 

@@ -71,7 +71,8 @@ class FileEntry:
 class Frozen:
     """The tensors of a file that training does not change, by name.
 
-    `generation`: two captures of one process with the same number hold the same bits; None where only their content can tell.
+    `generation`: two captures of one process with the same number and the same names hold the same bits; None where only their content
+    can tell.
     """
 
     names: tuple[str, ...]

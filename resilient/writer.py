@@ -63,6 +63,8 @@ class Writer(Generic[T]):
         """
         self.raise_if_broken()
         with self._changed:
+            if self._busy is not None and snapshot is self._busy[0]:
+                return  # it is being written, and tried again if that fails
             self._changed.wait_for(lambda: self._waiting is None or not self._must or self._failures > 0 or self._broken is not None)
             self._waiting, self._must = snapshot, must
             self._changed.notify_all()
@@ -85,10 +87,7 @@ class Writer(Generic[T]):
     def superseded(self) -> T | None:
         """What is being written although a newer one waits and it need not be; None where nothing is."""
         with self._changed:
-            if self._busy is None or self._waiting is None or self._waiting is self._busy[0]:  # handed over twice, it is not newer
-                return None
-            snapshot, must = self._busy
-            return None if must else snapshot
+            return self._busy[0] if self._busy is not None and not self._busy[1] and self._waiting is not None else None
 
     def wait(self, deadline: float | None = None) -> bool:
         """Wait until everything submitted is durable. False if `deadline` (monotonic seconds) came first or writing has given up."""

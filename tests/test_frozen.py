@@ -110,6 +110,24 @@ def test_a_frozen_weight_that_somebody_writes_to_is_saved_as_it_is(tmp_path: Pat
     assert bits(train(tmp_path / "run", never(overwrite), never(stop))) == bits(whole)
 
 
+def test_layers_that_are_unfrozen_between_two_attempts_are_saved_as_trained(tmp_path: Path) -> None:
+    """Plain SGD has no slots that would tell the two programs apart, so the run goes on; all that it saves can be read again."""
+
+    def go_on(epochs: int, *frozen: str) -> Any:
+        keras.utils.set_random_seed(3)
+        layers = [keras.layers.Dense(WIDTH, name=name, trainable=name not in frozen) for name in ("first", "second")]
+        model = keras.Sequential([keras.Input((WIDTH,)), *layers, keras.layers.Dense(2)])
+        model.compile(keras.optimizers.SGD(0.01), "mse")
+        resilient.fit(model, X, Y, batch_size=8, epochs=epochs, directory=tmp_path, monitor="loss", verbose=0)
+        return model
+
+    go_on(1, "first", "second")
+    model = go_on(2, "first")
+    assert resilient.verify(tmp_path) == []
+    saved = Store(tmp_path).load_final().tensors["model.safetensors"]
+    assert bits(list(saved.values())) == bits([variable.numpy() for variable in model.variables])
+
+
 def test_small_models_keep_one_file(tmp_path: Path) -> None:
     """A file of its own is for weights whose writing would be felt."""
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, trainable=False), keras.layers.Dense(2)])

@@ -112,27 +112,26 @@ def test_what_happens_every_hundred_batches_is_not_blamed_on_saving(seed):
     assert training.overhead.costs.training == pytest.approx(training.true_cost, rel=0.33)
 
 
-def test_two_odd_saves_of_eight_change_nothing():
-    """Something slow that fell together with a save and will not do so again, such as a machine that slept."""
+def after_saves(*during: float, capture: float = 0.0) -> Overhead:
+    """What is known after saves during each of which one batch took so many seconds, with ten of one second before it."""
     overhead, now = Overhead(), 0.0
-    for number in range(8):
+    for seconds in during:
         for _ in range(10):
             overhead.batch(now := now + 1.0, saving=False)
         overhead.begin()
-        overhead.batch(now := now + (60.0 if number in (2, 5) else 1.25), saving=False)
-        overhead.written(capture=0.0, processor=5.0, writing=2.0)
-    assert overhead.costs == Costs(0.25, 2.0)
+        overhead.batch(now := now + seconds, saving=False)
+        overhead.written(capture=capture, processor=5.0, writing=2.0)
+    return overhead
+
+
+def test_two_odd_saves_of_eight_change_nothing():
+    """Something slow that fell together with a save and will not do so again, such as a machine that slept."""
+    assert after_saves(1.25, 1.25, 60.0, 1.25, 1.25, 60.0, 1.25, 1.25).costs == Costs(0.25, 2.0)
 
 
 def test_what_is_unsure_is_taken_for_more():
     """Four saves between two others: their mean, and its standard error on top."""
-    overhead, now = Overhead(), 0.0
-    for cost in (0.0, 0.0, 0.125, 0.375, 0.125, 0.375, 0.5, 0.5):
-        for _ in range(10):
-            overhead.batch(now := now + 1.0, saving=False)
-        overhead.begin()
-        overhead.batch(now := now + 1.0 + cost, saving=False)
-        overhead.written(capture=0.0, processor=5.0, writing=2.0)
+    overhead = after_saves(1.0, 1.0, 1.125, 1.375, 1.125, 1.375, 1.5, 1.5)
     assert overhead.costs == Costs(0.25 + 0.125 / 4**0.5, 2.0)
 
 
@@ -173,14 +172,7 @@ def test_a_save_whose_first_batch_was_not_seen_is_left_out():
 
 def test_the_capture_is_the_least_that_a_save_costs():
     """Also where the batches beside it happened to be fast."""
-    overhead, now = Overhead(), 0.0
-    for _ in range(4):
-        for _ in range(10):
-            overhead.batch(now := now + 1.0, saving=False)
-        overhead.begin()
-        overhead.batch(now := now + 0.5, saving=False)
-        overhead.written(capture=0.1, processor=5.0, writing=2.0)
-    assert overhead.costs == Costs(0.1, 2.0)
+    assert after_saves(0.5, 0.5, 0.5, 0.5, capture=0.1).costs == Costs(0.1, 2.0)
 
 
 def saved(writing: object, training: object) -> dict[str, object]:

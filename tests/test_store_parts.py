@@ -58,6 +58,15 @@ def test_another_generation_is_written_anew(tmp_path):
     assert same(store.load(1).tensors, files(1, 1.0)) and same(store.load(2).tensors, files(2, 5.0))
 
 
+def test_a_part_of_other_tensors_is_not_linked(tmp_path):
+    """Of the same generation, and of some of the earlier part's tensors only: a link would bring tensors that are in the other file too."""
+    store = prepared(tmp_path)
+    store.commit(manifest(1), files(1), {MODEL: Frozen(("backbone", "last"), 0)})
+    store.commit(manifest(2), files(1), {MODEL: Frozen(("backbone",), 0)})
+    assert part(store, 1).st_ino != part(store, 2).st_ino
+    assert same(store.load(2).tensors, files(1)) and store.verify() == []
+
+
 @pytest.mark.parametrize(("still", "shared"), [(1.0, True), (5.0, False)])
 def test_without_a_generation_the_content_decides(tmp_path, still, shared):
     """Where the framework cannot tell whether a buffer was written to, equal bytes are not stored twice all the same."""

@@ -41,13 +41,22 @@ class Disk:
         self.failures.append(count)
 
 
-def test_a_newer_snapshot_takes_the_place_of_one_not_yet_begun():
-    """At most one waits."""
+FIRST = 1
+
+
+def at_work() -> tuple[Disk, Writer[int]]:
+    """A writer in the midst of writing `FIRST`, which the disk's gate holds."""
     disk = Disk()
     writer = Writer(disk.commit, disk.failed, FAST)
     disk.gate.clear()
-    writer.submit(1)
+    writer.submit(FIRST)
     disk.entered.acquire()
+    return disk, writer
+
+
+def test_a_newer_snapshot_takes_the_place_of_one_not_yet_begun():
+    """At most one waits."""
+    disk, writer = at_work()
     for snapshot in (2, 3, 4):
         writer.submit(snapshot)
     disk.gate.set()
@@ -58,11 +67,7 @@ def test_a_newer_snapshot_takes_the_place_of_one_not_yet_begun():
 
 def test_what_is_written_although_a_newer_one_waits_is_superseded():
     """Unless it must be written, or nothing newer waits."""
-    disk = Disk()
-    writer = Writer(disk.commit, disk.failed, FAST)
-    disk.gate.clear()
-    writer.submit(1)
-    disk.entered.acquire()
+    disk, writer = at_work()
     assert writer.superseded is None
     writer.submit(2, must=True)
     assert writer.superseded == 1
@@ -80,18 +85,15 @@ def test_what_is_written_although_a_newer_one_waits_is_superseded():
     assert disk.written == [1, 2, 3, 4]
 
 
-def test_what_is_handed_over_twice_is_not_superseded_by_itself():
-    """It would be given up for itself, and nothing would be left."""
-    disk = Disk()
-    writer = Writer(disk.commit, disk.failed, FAST)
-    disk.gate.clear()
-    writer.submit(1)
-    disk.entered.acquire()
-    writer.submit(1)
+def test_what_is_handed_over_while_it_is_being_written_is_written_once():
+    """A stop hands over the moment before a validation, which may be on its way to the disk already; and it is not superseded by itself."""
+    disk, writer = at_work()
+    writer.submit(FIRST)
     assert writer.superseded is None
     disk.gate.set()
     assert writer.wait()
     writer.close()
+    assert disk.written == [FIRST]
 
 
 def test_a_writing_thread_leaves_the_processor_to_others():
@@ -115,11 +117,7 @@ def test_a_commit_is_given_up_only_for_one_that_can_be_finished(writing, left, g
 
 def test_a_snapshot_that_must_be_written_is_not_displaced():
     """The next one waits for its turn instead."""
-    disk = Disk()
-    writer = Writer(disk.commit, disk.failed, FAST)
-    disk.gate.clear()
-    writer.submit(1)
-    disk.entered.acquire()
+    disk, writer = at_work()
     writer.submit(2, must=True)
     late = threading.Thread(target=writer.submit, args=(3,))
     late.start()

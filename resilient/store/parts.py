@@ -64,7 +64,9 @@ def split(files: Mapping[str, Mapping[str, Any]], frozen: Mapping[str, Frozen], 
         if part is not None and names:
             still = {key: value for key, value in tensors.items() if key in names}
             positions = tuple(index for index, key in enumerate(tensors) if key in names)
-            found[part_name(name)] = NewFile(still, positions, part.generation, earlier.get(part_name(name)))
+            before = earlier.get(part_name(name))
+            same_tensors = before is not None and before.entry.positions == positions
+            found[part_name(name)] = NewFile(still, positions, part.generation, before if same_tensors else None)
         if len(names) < len(tensors) or not names:
             found[name] = NewFile({key: value for key, value in tensors.items() if key not in names})
     return found
