@@ -9,7 +9,7 @@ import typer
 
 app = typer.Typer(
     name="resilient",
-    help="Look at, verify and use the checkpoints of a training run.",
+    help="Run a training until it is done; look at, verify and use its checkpoints.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -34,7 +34,7 @@ def resilient(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)] = False,
 ) -> None:
-    """Look at, verify and use the checkpoints of a training run."""
+    """Run a training until it is done; look at, verify and use its checkpoints."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)
