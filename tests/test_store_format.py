@@ -107,6 +107,17 @@ def test_big_tensors_are_written_from_where_they_are():
     assert total == plan.size and peak < 2**20
 
 
+def test_big_tensors_of_odd_sizes_leave_the_others_aligned():
+    """Each tensor lies at a multiple of its item size, whatever sizes lie before it."""
+    odd = np.zeros(2**20 + 1, np.uint8)
+    tensors = {"odd": odd, "small": np.ones(3, np.float32), "double": np.ones(1), "half": np.ones(3, np.float16)}
+    start, offsets = 0, {}
+    for array in layout(tensors).arrays:
+        offsets[next(name for name, one in tensors.items() if one is array)] = start
+        start += array.nbytes
+    assert all(offset % tensors[name].dtype.itemsize == 0 for name, offset in offsets.items())
+
+
 def test_big_tensors_begin_where_they_do_in_a_page_of_memory():
     """So a disk can read them from there; small ones, which are copied in any case, come after them."""
     memory = np.zeros(2**21 + 2 * 4096, np.uint8)

@@ -103,7 +103,8 @@ def layout(tensors: Mapping[str, Any]) -> Layout:
 
 def _rank(array: Array) -> tuple[bool, bool, int]:
     """What lies first: as long as the sizes are multiples of 64, whatever comes next is aligned, and frameworks need no copy of it."""
-    return array.nbytes % _ALIGNMENT != 0, array.nbytes < _BIG, -array.dtype.itemsize
+    odd = array.nbytes % _ALIGNMENT != 0
+    return odd, not odd and array.nbytes < _BIG, -array.dtype.itemsize
 
 
 def _array(name: str, value: Any) -> Array:
