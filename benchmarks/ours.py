@@ -14,7 +14,7 @@ from resilient.manifest import Manifest, Progress
 from resilient.policy import EveryBatches
 from resilient.saver import Line, Saver
 from resilient.state import CallbackStates, State
-from resilient.store import Store
+from resilient.store import Store, WriteOptions
 
 
 class Resilient(Method):
@@ -49,13 +49,13 @@ class Resilient(Method):
         self._saver.tell()
 
     def durable(self, step: int) -> None:
-        """A commit with nothing running beside it; durable when it returns."""
+        """A commit with nothing running beside it, as in an emergency; durable when it returns."""
         capture = self._state.capture()
         manifest = Manifest(
             Progress(0, step, step), sequence=step, run_id="benchmark", created=dt.datetime.now(dt.UTC), metrics={},
             score=None, mode=None, best=False, state=capture.meta, files={},
         )  # fmt: skip
-        self._store.commit(manifest, capture.files, capture.frozen)
+        self._store.commit(manifest, capture.files, capture.frozen, options=WriteOptions(awaited=lambda: True))
 
     def restore(self) -> Any:
         """The public way."""

@@ -49,8 +49,11 @@ def bytes_of(variables: list[Any]) -> int:
 
 
 def dense(megabytes: float, batch: int, *, optimizer: str = "adam", frozen: int = 0) -> Workload:
-    """Equal dense layers, the first `frozen` of which are not trained, with a state of `megabytes` (of 10^6 bytes) if all were."""
-    width = max(8, round(math.sqrt(megabytes * 1e6 / 4 / (1 + _SLOTS[optimizer]) / LAYERS)))
+    """Equal dense layers, the first `frozen` of which are not trained, with a state of about `megabytes` (of 10^6 bytes) if all were.
+
+    Their width is a multiple of 16, as widths mostly are.
+    """
+    width = max(8, round(math.sqrt(megabytes * 1e6 / 4 / (1 + _SLOTS[optimizer]) / LAYERS) / 16) * 16)
     keras.utils.set_random_seed(0)
     x = given = keras.Input((width,))
     for number in range(LAYERS):

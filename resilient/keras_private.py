@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -60,6 +61,7 @@ __all__ = [
     "op_determinism",
     "python_batches",
     "pythonify_logs",
+    "read_all",
     "recurrent_states",
     "replica_parts",
     "restore_iterator",
@@ -109,6 +111,23 @@ def replica_parts(variable: Any) -> list[Any]:
     """
     value = variable.value
     return list(value.values) if type(value).__name__ == "SyncOnReadVariable" else []
+
+
+def read_all(variables: Sequence[Any]) -> Callable[[], list[Any]]:
+    """What reads these resource variables of one device, all in one operation, into tensors over their buffers of that moment.
+
+    The public way takes an operation for each, and ten times as long.
+    """
+    from tensorflow.python.eager import context, execute
+
+    dtypes = tuple(variable.dtype.as_datatype_enum for variable in variables)
+    handles = [variable.handle for variable in variables]
+    attributes = ("N", len(handles), "dtypes", dtypes)
+
+    def read() -> list[Any]:
+        return list(execute.execute(b"_ReadVariablesOp", len(handles), handles, attributes, context.context()))
+
+    return read if handles else list
 
 
 def recurrent_states(model: Any) -> list[Any]:

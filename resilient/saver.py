@@ -20,10 +20,11 @@ from resilient.manifest import Frozen, Manifest, Progress, better
 from resilient.overhead import Overhead, known_costs
 from resilient.policy import Backoff, Cadence, Failures, Haste, Since
 from resilient.state import RESTORED, Capture, State
-from resilient.store import Checkpoint, CommitCancelled, Store
+from resilient.store import Checkpoint, CommitCancelled, Store, WriteOptions
 from resilient.writer import Writer
 
 _BIG_FILE = 2**20
+_METRICS_TOLD = 8  # in an event: a hundred of them would fill the part of the journal that is read at every start
 _PAST = 2**19  # bytes of the journal from which failures and costs are learned: many hours of a steady run, read in 30 ms at most
 
 
@@ -209,7 +210,8 @@ class Saver:
         self._overhead.written(capture=snapshot.captured, processor=time.thread_time() - cpu, writing=seconds)
         self._journal.append(
             "saved", **_position(snapshot.progress), final=snapshot.final, best=is_best, nbytes=written.nbytes,
-            seconds=round(seconds, 6), capture_seconds=round(snapshot.captured, 6), sequence=written.sequence, **self._tune(),
+            seconds=round(seconds, 6), capture_seconds=round(snapshot.captured, 6), sequence=written.sequence,
+            metrics=_told(snapshot.metrics), **self._tune(),
         )  # fmt: skip
         self._tidy(written)
 
@@ -217,7 +219,8 @@ class Saver:
         files, frozen = snapshot.capture.files, snapshot.capture.frozen
         if snapshot.final:
             return self._store.commit_final(manifest, files, frozen)
-        return self._store.commit(manifest, files, frozen, cancelled=lambda: self._given_up is snapshot)
+        options = WriteOptions(cancelled=lambda: self._given_up is snapshot, awaited=lambda: self._writer.awaited)
+        return self._store.commit(manifest, files, frozen, options=options)
 
     def _tune(self) -> dict[str, Any]:
         """Fit the cadence to what is known by now. What a save costs training, and the choice where it is a new one, for the journal."""
@@ -258,6 +261,12 @@ def _may_be_same(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Frozen]:
     return {
         name: Frozen(tuple(arrays), None) for name, arrays in files.items() if sum(array.nbytes for array in arrays.values()) >= _BIG_FILE
     }
+
+
+def _told(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The losses and the first of the other metrics."""
+    first = sorted(metrics, key=lambda name: name not in ("loss", "val_loss"))
+    return {name: metrics[name] for name in first[:_METRICS_TOLD]}
 
 
 def _past(store: Store) -> list[dict[str, Any]]:

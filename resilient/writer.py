@@ -39,6 +39,9 @@ class Writer(Generic[T]):
         commit: writes one snapshot durably; called on the thread.
         on_failure: called on the thread with the error and the number of failures in a row.
         backoff: waiting times between attempts.
+
+    Attributes:
+        awaited: whether somebody waits until everything is durable.
     """
 
     def __init__(self, commit: Callable[[T], None], on_failure: Callable[[BaseException, int], None], backoff: Backoff) -> None:
@@ -50,6 +53,7 @@ class Writer(Generic[T]):
         self._must = False
         self._busy: tuple[T, bool] | None = None  # what is being written, and whether it must be
         self._hurry = False
+        self.awaited = False
         self._closing = False
         self._failures = 0
         self._broken: BaseException | None = None
@@ -92,14 +96,16 @@ class Writer(Generic[T]):
     def wait(self, deadline: float | None = None) -> bool:
         """Wait until everything submitted is durable. False if `deadline` (monotonic seconds) came first or writing has given up."""
         with self._changed:
-            self._hurry = deadline is not None
+            self._hurry, self.awaited = deadline is not None, True
             self._changed.notify_all()
-            while (self._waiting is not None or self._busy is not None) and self._broken is None:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    break
-                self._changed.wait(left)
-            self._hurry = False
+            try:
+                while (self._waiting is not None or self._busy is not None) and self._broken is None:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        break
+                    self._changed.wait(left)
+            finally:
+                self._hurry = self.awaited = False
             return self._waiting is None and self._busy is None and self._broken is None
 
     def close(self) -> None:

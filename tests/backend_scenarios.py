@@ -265,7 +265,7 @@ def roundtrips() -> dict[str, bool]:
         variable = keras.Variable(lambda shape, dtype: keras.ops.cast(keras.ops.zeros(shape), dtype), (4, 6), dtype, trainable=False)
         framework = backend.live()
         framework.assign(variable, array)
-        taken = framework.snapshot(None, [variable])[0]
+        taken = framework.snapshot(None, (variable,))[0]
         framework.assign(variable, np.zeros_like(array))
         found[dtype] = np.asarray(taken).tobytes() == array.tobytes() and np.asarray(taken).dtype == array.dtype
     return found

@@ -514,6 +514,25 @@ def test_a_stop_between_two_epochs_is_said_to_be_saved(tmp_path: Path, monkeypat
     assert left["saved"] is True and left["resume_step"] == 5
 
 
+def test_only_a_save_that_a_stop_waits_for_is_written_in_haste(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others leave the processors to training."""
+    from resilient.store import Store
+
+    commit, haste = Store.commit, {}
+
+    def watched(self: Any, manifest: Any, *files: Any, options: Any) -> Any:
+        deadline = time.monotonic() + 30
+        while manifest.progress.step == 2 and not options.awaited() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        haste[manifest.progress.step] = options.awaited()
+        return commit(self, manifest, *files, options=options)
+
+    monkeypatch.setattr(Store, "commit", watched)
+    with pytest.raises(resilient.PreemptedError):
+        train(tmp_path, callbacks=[StopAt("on_train_batch_end", 2)])
+    assert haste == {0: False, 2: True}
+
+
 @pytest.mark.parametrize(("grace", "given_up"), [("1h", True), ("20s", False)])
 def test_at_a_stop_an_older_commit_makes_way_if_there_is_time_for_the_newer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace: str, given_up: bool
@@ -523,11 +542,11 @@ def test_at_a_stop_an_older_commit_makes_way_if_there_is_time_for_the_newer(
 
     commit, begun, asked, stopping = Store.commit, threading.Event(), threading.Event(), threading.Event()
 
-    def slow(self: Any, manifest: Any, *files: Any, cancelled: Any, **options: Any) -> Any:
-        while 0 < manifest.progress.step < 4 and not (cancelled() or stopping.is_set()):
+    def slow(self: Any, manifest: Any, *files: Any, options: Any) -> Any:
+        while 0 < manifest.progress.step < 4 and not (options.cancelled() or stopping.is_set()):
             asked.set()
             time.sleep(0.001)
-        written = commit(self, manifest, *files, cancelled=cancelled, **options)
+        written = commit(self, manifest, *files, options=options)
         begun.set()
         return written
 
@@ -558,12 +577,12 @@ def test_a_stop_in_a_validation_whose_snapshot_is_being_written_does_not_give_th
 
     commit, begun, stopping = Store.commit, threading.Event(), threading.Event()
 
-    def slow(self: Any, manifest: Any, *files: Any, cancelled: Any, **options: Any) -> Any:
+    def slow(self: Any, manifest: Any, *files: Any, options: Any) -> Any:
         if (manifest.progress.epoch, manifest.progress.batch) == (0, 5):
             begun.set()
             assert stopping.wait(30)
             time.sleep(0.1)  # the main thread is on its way to make_way()
-        return commit(self, manifest, *files, cancelled=cancelled, **options)
+        return commit(self, manifest, *files, options=options)
 
     class Stop(keras.callbacks.Callback):
         def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -627,6 +646,20 @@ def test_the_journal_tells_what_auto_chose_and_why_and_a_resumed_run_starts_from
     assert resumed["training_seconds"] == max(costs[-1], resumed["capture_seconds"]) and "interval" in resumed
     train(tmp_path / "fixed", save_every=3)
     assert not any("interval" in event for event in events(tmp_path / "fixed", "saved"))
+
+
+def test_the_journal_tells_the_metrics_of_every_save(tmp_path: Path) -> None:
+    """What was logged stands in the event of its save, for curves over real time: the losses first, eight metrics at most."""
+
+    class Logs(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            (logs or {}).update({f"a{n}": float("nan") for n in range(20)})
+
+    history = train(tmp_path, save_every=2, callbacks=[Logs()])
+    saved = [event for event in events(tmp_path, "saved") if event["step"] > 0 and not event["final"]]
+    assert [event["metrics"]["loss"] for event in saved if event["batch"] == 0] == history.history["loss"]
+    assert all(event["metrics"].keys() == {"loss"} for event in saved if event["batch"] > 0)
+    assert [len(event["metrics"]) for event in saved if event["batch"] == 0] == [8, 8] and saved[-1]["metrics"]["a0"] == "nan"
 
 
 def test_summaries_of_a_train_step_reach_tensorboard(tmp_path: Path) -> None:

@@ -162,11 +162,11 @@ def test_what_a_step_writes_to_is_never_taken_for_the_same(tmp_path: Path) -> No
     ]
     for write in writes:
         variable = keras.Variable(np.zeros((512, 512), "float32"), trainable=False)
-        (before,) = framework.snapshot(None, [variable])
+        (before,) = framework.snapshot(None, (variable,))
         bytes_before = np.array(before).tobytes()
-        assert framework.same(before, framework.snapshot(None, [variable])[0]) is True
+        assert framework.same(before, framework.snapshot(None, (variable,))[0]) is True
         write(variable)
-        assert framework.same(before, framework.snapshot(None, [variable])[0]) is False
+        assert framework.same(before, framework.snapshot(None, (variable,))[0]) is False
         assert np.asarray(before).tobytes() == bytes_before
 
 

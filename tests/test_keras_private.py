@@ -218,3 +218,15 @@ def test_a_strategy_is_found_where_the_model_was_made_under_one():
     assert keras_private.strategy_of(distributed) is strategy
     with keras_private.strategy_scope(distributed):
         assert tf.distribute.get_strategy() is strategy
+
+
+def test_all_variables_are_read_at_once_into_what_they_were():
+    """As by read_value: over their buffers, whatever is assigned to them later."""
+    variables = [tf.Variable(np.full(2**16, number, "float32")) for number in range(3)] + [tf.Variable([7, 8])]
+    read = keras_private.read_all(variables)
+    before, public = read(), [variable.read_value() for variable in variables]
+    assert [np.asarray(value).ctypes.data for value in before] == [np.asarray(value).ctypes.data for value in public]
+    for variable in variables:
+        variable.assign_add(variable)
+    assert [np.asarray(value).flat[-1] for value in (*before, *read())] == [0, 1, 2, 8, 0, 2, 4, 16]
+    assert keras_private.read_all([])() == []

@@ -30,9 +30,9 @@ def pieces(chance: np.random.Generator) -> list[memoryview]:
     return found
 
 
-def check(path, chunks) -> None:
+def check(path, chunks, options=output.WriteOptions()) -> None:
     content = b"".join(map(bytes, chunks))
-    entry = write_file(path, len(content), chunks)
+    entry = write_file(path, len(content), chunks, options)
     assert path.read_bytes() == content
     assert (entry.size, entry.xxh3_128) == (len(content), xxhash.xxh3_128_hexdigest(content))
     path.unlink()
@@ -42,6 +42,47 @@ def check(path, chunks) -> None:
 def test_what_is_written_is_what_was_given(tmp_path, seed):
     """Whatever the sizes of the chunks and where they lie in memory."""
     check(tmp_path / "file", pieces(np.random.default_rng(seed)))
+
+
+def test_memory_to_gather_in_is_used_again(tmp_path, monkeypatch):
+    """Also after a file that failed when something was in it."""
+    options = output.WriteOptions(bounce=output.Bounce())
+    for seed in range(20):
+        check(tmp_path / "file", pieces(np.random.default_rng(seed)), options)
+
+        def fail():
+            yield from pieces(np.random.default_rng(seed))
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            write_file(tmp_path / "failed", 2**30, fail(), options)
+        (tmp_path / "failed").unlink()
+
+
+def test_a_save_that_somebody_waits_for_goes_through_the_page_cache(tmp_path, monkeypatch):
+    """From the piece on at which the waiting begins; idle processors make that the faster way."""
+    genuine, written = os.write, []
+    monkeypatch.setattr(os, "write", lambda fd, data: (written.append(direct(fd)), genuine(fd, data))[1])
+    for begins in (0, 2, 10**9):
+        asked = iter(range(10**9))
+        written.clear()
+        options = output.WriteOptions(awaited=lambda: next(asked) >= begins)  # noqa: B023
+        check(tmp_path / "file", [np.arange(3 * MEGABYTE, dtype=np.int32).data.cast("B")] * 5, options)
+        assert written == sorted(written, reverse=True)
+        assert (any(written), all(written)) == {0: (False, False), 2: (True, False), 10**9: (True, True)}[begins]
+
+
+def test_pages_are_let_go_on_the_way(tmp_path, monkeypatch):
+    """A large file takes up no more of the page cache than a small one."""
+    monkeypatch.setattr(output, "_CACHED", 4 * MEGABYTE)
+    monkeypatch.setattr(output, "_DROPPED", MEGABYTE)
+    genuine, let_go = os.posix_fadvise, []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, *range_: (let_go.append(range_[:2]), genuine(fd, *range_))[1])
+    for seed in range(5):
+        let_go.clear()
+        check(tmp_path / "file", pieces(np.random.default_rng(seed)) * 4, output.WriteOptions(awaited=lambda: True))
+        assert all(end == start for (first, size), (start, _) in zip(let_go, let_go[1:], strict=False) for end in [first + size])
+    assert let_go and let_go[0][0] == 0
 
 
 def test_a_file_system_without_direct_writes_gets_the_same_bytes(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from store_samples import MODEL, manifest, prepared, same
 from resilient.errors import CheckpointCorruptError
 from resilient.keep import Keep
 from resilient.manifest import Frozen, decode
-from resilient.store import CommitCancelled, Store
+from resilient.store import CommitCancelled, Store, WriteOptions
 
 PART = "model.frozen.safetensors"
 
@@ -157,6 +157,6 @@ def test_a_commit_that_is_given_up_leaves_nothing(tmp_path):
     store.commit(manifest(1), files(1), frozen(1))
     answers = iter([False, True])
     with pytest.raises(CommitCancelled):
-        store.commit(manifest(2), files(2), frozen(2), cancelled=lambda: next(answers))
+        store.commit(manifest(2), files(2), frozen(2), options=WriteOptions(cancelled=lambda: next(answers)))
     assert [info.step for info in store.infos()] == [1]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000000001"]

@@ -96,6 +96,20 @@ def test_what_is_handed_over_while_it_is_being_written_is_written_once():
     assert disk.written == [FIRST]
 
 
+def test_it_knows_whether_somebody_waits():
+    """What is under way then is written in another way."""
+    disk, writer = at_work()
+    assert not writer.awaited
+    waiting = threading.Thread(target=writer.wait, args=(time.monotonic() + 30,))
+    waiting.start()
+    while not writer.awaited and waiting.is_alive():
+        time.sleep(0.001)
+    disk.gate.set()
+    waiting.join()
+    assert disk.written == [FIRST] and not writer.awaited
+    writer.close()
+
+
 def test_a_writing_thread_leaves_the_processor_to_others():
     """It and what it starts; the thread that trains keeps its own priority."""
     seen = []

@@ -33,6 +33,7 @@ class State:
         self._model = model
         self._callbacks = callbacks
         self._framework = backend.live()
+        self._live = variables.LiveVariables(model)
         self._frozen: FrozenWeights | None = None
 
     @property
@@ -42,9 +43,8 @@ class State:
 
     def capture(self) -> Capture:
         """Snapshot of this moment; call it only between two batches. TensorFlow's is by reference, the others' are copies."""
-        named = variables.variables_of(self._model)
-        taken = variables.snapshot(self._framework, self._model, named)
-        frozen = self._frozen_weights.find(named["model"], taken["model"])
+        taken = self._live.snapshot(self._framework)
+        frozen = self._frozen_weights.find(self._live.groups["model"], taken["model"])
         arrays: dict[str, Any] = {f"{METRICS}/{name}": value for name, value in taken[METRICS].items()}
         meta = {"rng": rng.capture(arrays), "callbacks": self._callbacks.capture(arrays)}
         files = {_MODEL_FILE: taken["model"], _OPTIMIZER_FILE: taken["optimizer"], _STATE_FILE: arrays}
@@ -81,7 +81,7 @@ class State:
     def _follow_frozen(self, named: variables.Named, saved: Mapping[str, Any], frozen: set[str]) -> None:
         """Names of the checkpoint become those of today: they differ in the numbers that Keras appends."""
         today = [name for name, before in zip(named, saved, strict=True) if before in frozen]
-        values = self._framework.snapshot(self._model, [named[name] for name in today])
+        values = self._framework.snapshot(self._model, tuple(named[name] for name in today))
         self._frozen_weights.restored(named, dict(zip(today, values, strict=True)))
 
 

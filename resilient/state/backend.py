@@ -15,8 +15,11 @@ SUPPORTED = ("tensorflow", "jax", "torch")
 class Backend(Protocol):
     """One framework, as far as state is concerned."""
 
-    def snapshot(self, model: Any, variables: Sequence[Any]) -> list[Any]:
-        """The variables' present values, which stay what they are now: arrays, or what `np.asarray` makes into one on any thread."""
+    def snapshot(self, model: Any, variables: tuple[Any, ...]) -> list[Any]:
+        """Present values, which stay what they are: arrays, or what `np.asarray` makes into one on any thread.
+
+        As long as the variables are the same, `variables` should be the same object.
+        """
 
     def same(self, before: Any, now: Any) -> bool | None:
         """Whether two snapshots of a variable are one buffer, so that nobody has written to it in between; None if that cannot be told.

@@ -33,7 +33,7 @@ class JaxBackend:
     def __init__(self) -> None:
         self._copies, self._headroom = HostCopies(), Headroom()
 
-    def snapshot(self, model: Any, variables: Sequence[Any]) -> list[Any]:
+    def snapshot(self, model: Any, variables: tuple[Any, ...]) -> list[Any]:
         """Copies: in host memory where the arrays live there, on the device where that has room, else in host memory."""
         arrays = values(model, variables)
         if all(_on_host(array) for array in arrays):

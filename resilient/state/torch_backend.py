@@ -42,7 +42,7 @@ class TorchBackend:
     def __init__(self) -> None:
         self._copies, self._headroom = HostCopies(), Headroom()
 
-    def snapshot(self, model: Any, variables: Sequence[Any]) -> list[Any]:
+    def snapshot(self, model: Any, variables: tuple[Any, ...]) -> list[Any]:
         """Copies: in host memory where the tensors live there, on the device where that has room, else in host memory."""
         tensors = [variable.value.detach() for variable in variables]
         if all(tensor.device.type == "cpu" for tensor in tensors):

@@ -28,11 +28,49 @@ def variables_of(model: Any) -> dict[str, Named]:
     Names are Keras' paths; where a path occurs twice, the later ones get `#2`, `#3`.
     """
     seen: set[int] = set()
+    return {group: _named(variables, seen) for group, variables in _listed(model).items()}
+
+
+def _listed(model: Any) -> dict[str, list[Any]]:
     return {
-        "model": _named(model.variables, seen),
-        "optimizer": _named((v for optimizer in _optimizers(model) for v in optimizer.variables), seen),
-        "metrics": _named((*model.metrics_variables, *keras_private.recurrent_states(model)), seen),
+        "model": list(model.variables),
+        "optimizer": [variable for optimizer in _optimizers(model) for variable in optimizer.variables],
+        "metrics": [*model.metrics_variables, *keras_private.recurrent_states(model)],
     }
+
+
+class LiveVariables:
+    """`variables_of` a model from one capture to the next: named anew only where a variable has come or gone.
+
+    Attributes:
+        groups: as `variables_of` has them.
+        all: those of all groups in one row; another object where they have changed, and the same where they have not.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._listed: dict[str, list[Any]] = {}  # held, so that no other object can get the `id` of one of them
+        self.groups: dict[str, Named] = {}
+        self.all: tuple[Any, ...] = ()
+
+    def find(self) -> None:
+        """Look again at what the model has."""
+        listed = _listed(self._model)
+        if _identities(listed) == _identities(self._listed):
+            return
+        seen: set[int] = set()
+        self._listed, self.groups = listed, {group: _named(variables, seen) for group, variables in listed.items()}
+        self.all = tuple(variable for named in self.groups.values() for variable in named.values())
+
+    def snapshot(self, framework: Backend) -> dict[str, dict[str, Any]]:
+        """The present values in their groups; they stay what they are now."""
+        self.find()
+        values = iter(framework.snapshot(self._model, self.all))
+        return {group: dict(zip(named, values, strict=False)) for group, named in self.groups.items()}
+
+
+def _identities(listed: Mapping[str, list[Any]]) -> list[list[int]]:
+    return [list(map(id, variables)) for variables in listed.values()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +124,6 @@ def _optimizers(model: Any) -> Iterator[Any]:
         if isinstance(value, keras.optimizers.Optimizer) and not any(value is other for other in found):
             found.append(value)
             yield value
-
-
-def snapshot(framework: Backend, model: Any, groups: Mapping[str, Named]) -> dict[str, dict[str, Any]]:
-    """The present values of all groups' variables, in their groups; they stay what they are now."""
-    values = iter(framework.snapshot(model, [variable for named in groups.values() for variable in named.values()]))
-    return {group: {name: next(values) for name in named} for group, named in groups.items()}
 
 
 def differences(saved: Mapping[str, Any], live: Named, what: str) -> list[str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from resilient.store.output import Buffer
+    from resilient.store.output import Buffer, WriteOptions
     from resilient.store.parts import NewFile
     from resilient.store.safetensors_format import Layout
 
@@ -36,12 +36,8 @@ class CommitCancelled(Exception):  # noqa: N818  nothing is wrong
     """The commit was given up before it was acknowledged; nothing is left of it."""
 
 
-def write_checkpoint(
-    target: Path, manifest: Manifest, files: Mapping[str, NewFile], cancelled: Callable[[], bool]
-) -> tuple[Manifest, Path | None]:
+def write_checkpoint(target: Path, manifest: Manifest, files: Mapping[str, NewFile], options: WriteOptions) -> tuple[Manifest, Path | None]:
     """Commits `files` and `manifest` as the directory `target`, in place of one that is there.
-
-    `cancelled` is asked between pieces of the data.
 
     Returns:
         The manifest as written, and the directory that was replaced, under a temporary name (None where there was none).
@@ -55,7 +51,7 @@ def write_checkpoint(
     layouts = {_checked_name(name): None if file.surely_same else safetensors_format.layout(file.tensors) for name, file in files.items()}
     temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
     try:
-        written = _write_directory(temporary, manifest, files, layouts, cancelled)
+        written = _write_directory(temporary, manifest, files, layouts, options)
         replaced = _publish(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -75,24 +71,24 @@ def _write_directory(
     manifest: Manifest,
     files: Mapping[str, NewFile],
     layouts: Mapping[str, Layout | None],
-    cancelled: Callable[[], bool],
+    options: WriteOptions,
 ) -> Manifest:
     _check_encodable(manifest, files)  # before the data is written, not after
     temporary.mkdir()
-    entries = {name: _write_part(temporary / name, file, layouts[name], cancelled) for name, file in files.items()}
+    entries = {name: _write_part(temporary / name, file, layouts[name], options) for name, file in files.items()}
     written = dataclasses.replace(manifest, files=entries)
     encoded = written.encode()
-    write_file(temporary / MANIFEST_NAME, len(encoded), [encoded])
+    write_file(temporary / MANIFEST_NAME, len(encoded), [encoded], options)
     sync_directory(temporary)
     return written
 
 
-def _write_part(path: Path, file: NewFile, layout: Layout | None, cancelled: Callable[[], bool]) -> FileEntry:
+def _write_part(path: Path, file: NewFile, layout: Layout | None, options: WriteOptions) -> FileEntry:
     """The file written, or linked to where its bytes are already."""
     if file.earlier is not None and file.may_link(layout) and parts.linked(file.earlier, path):
         return dataclasses.replace(file.earlier.entry, positions=file.positions)
     layout = layout or safetensors_format.layout(file.tensors)
-    entry = write_file(path, layout.size, _until(cancelled, layout.chunks()))
+    entry = write_file(path, layout.size, _until(options.cancelled, layout.chunks()), options)
     return dataclasses.replace(entry, positions=file.positions)
 
 

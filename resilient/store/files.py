@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from resilient.manifest import FileEntry
 from resilient.store import kernel
-from resilient.store.output import Output
+from resilient.store.output import Output, WriteOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from resilient.store.output import Buffer
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_CHEAPLY = WriteOptions()
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def write_file(path: Path, size: int, chunks: Iterable[Buffer]) -> FileEntry:
+def write_file(path: Path, size: int, chunks: Iterable[Buffer], options: WriteOptions = _CHEAPLY) -> FileEntry:
     """Writes a new file of `size` bytes from `chunks` in one pass, hashing on the way, and fsyncs it.
 
     Raises:
@@ -30,7 +31,7 @@ def write_file(path: Path, size: int, chunks: Iterable[Buffer]) -> FileEntry:
     """
     fd = os.open(path, _CREATE, 0o666)  # the umask decides, as for any file of the user
     try:
-        entry = _fill(fd, size, chunks)
+        entry = _fill(fd, size, chunks, options)
         os.fsync(fd)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one that tells
@@ -40,9 +41,9 @@ def write_file(path: Path, size: int, chunks: Iterable[Buffer]) -> FileEntry:
     return entry
 
 
-def _fill(fd: int, size: int, chunks: Iterable[Buffer]) -> FileEntry:
+def _fill(fd: int, size: int, chunks: Iterable[Buffer], options: WriteOptions) -> FileEntry:
     kernel.allocate(fd, size)
-    with Output(fd, size) as output:
+    with Output(fd, size, options) as output:
         for chunk in chunks:
             output.write(chunk)
         if output.accepted != size:

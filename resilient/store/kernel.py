@@ -11,6 +11,7 @@ import struct
 from typing import Any
 
 _SYNC_FILE_RANGE_WRITE = 2
+_SYNC_FILE_RANGE_WRITE_AND_WAIT = 7
 _AT_EMPTY_PATH = 0x1000
 _STATX_DIOALIGN = 0x2000  # since Linux 6.1
 _STATX_BYTES, _STATX_DIO_AT = 256, 152  # of the structure, and where in it the two alignments are
@@ -76,6 +77,18 @@ def start_writeback(fd: int, offset: int, size: int) -> None:
     """
     if _sync_file_range is not None:
         _sync_file_range(fd, offset, size, _SYNC_FILE_RANGE_WRITE)
+
+
+def finish_writeback(fd: int, offset: int, size: int) -> None:
+    """Waits until the range is with the disk; only fsync decides whether it arrived, and only fsync is asked.
+
+    Raises:
+        OSError: the disk has refused some of it. The kernel tells this fsync all the same; the file is lost anyway.
+    """
+    if _sync_file_range is not None and _sync_file_range(fd, offset, size, _SYNC_FILE_RANGE_WRITE_AND_WAIT) != 0:
+        number = ctypes.get_errno()
+        if number not in (*_NOT_HERE, errno.ESPIPE):
+            raise OSError(number, os.strerror(number))
 
 
 def exchange(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> bool:

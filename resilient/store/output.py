@@ -1,17 +1,21 @@
-"""One file written from beginning to end and hashed on the way, past the page cache where the file system allows it.
+"""One file written from beginning to end and hashed on the way, past the page cache where the file system allows it and nobody waits.
 
 Through the page cache every byte is copied into fresh pages, which takes more processor time than all the rest of a save; training pays
 for that, because its own threads keep all cores busy. In a direct write the disk reads the caller's memory. It wants addresses and
 offsets to be multiples of a block: what is not goes through a small buffer of ours that is.
+
+Where the training waits for the save (an emergency, the end), processors are idle, and the page cache is the faster way.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import errno
 import fcntl
 import mmap
 import os
+from collections.abc import Callable
 from types import TracebackType
 
 import numpy as np
@@ -23,7 +27,28 @@ Buffer = bytes | bytearray | memoryview
 
 DIRECT_FROM = 2**20  # bytes; a smaller file is not worth the calls that switch over and back
 _BOUNCE = 2**20  # one of two buffers: both fit into a core's own cache
+_CACHED = 2**25  # bytes that are on their way to the disk in the page cache; fewer make the writing wait
+_DROPPED = 2**22  # of them are let go at a time
 _PIECE = 2**18  # hashed, and then copied while it is still in the cache
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclasses.dataclass(frozen=True)
+class WriteOptions:
+    """How a checkpoint is written. The questions are asked between pieces of the data, and may be answered anew each time.
+
+    Attributes:
+        cancelled: whether to give it up.
+        awaited: whether somebody waits for it: then it is written as fast as can be, and else as cheaply.
+        bounce: where pieces are gathered. One that has been used has its memory already.
+    """
+
+    cancelled: Callable[[], bool] = _never
+    awaited: Callable[[], bool] = _never
+    bounce: Bounce | None = None
 
 
 class Output:
@@ -32,15 +57,19 @@ class Output:
     Args:
         fd: descriptor of the file, at its beginning; stays the caller's.
         size: bytes that will come.
+        options: see there.
     """
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, options: WriteOptions) -> None:
         self._fd = fd
         self._digest = xxhash.xxh3_128()
         self._written = 0
-        self._direct = size >= DIRECT_FROM and _set_direct(fd, on=True)
+        self._dropped = 0  # bytes that were given back to the page cache
+        self._awaited = options.awaited
+        self._direct = size >= DIRECT_FROM and not self._awaited() and _set_direct(fd, on=True)
         self._alignment = kernel.direct_alignment(fd) if self._direct else kernel.Alignment(1, 1)
-        self._bounce = _Bounce(max(1, min(size, _BOUNCE)))
+        self._bounce = options.bounce or Bounce(max(1, min(size, _BOUNCE)))
+        self._bounce.take()  # what a file that failed has left
         # The next piece is hashed while the disk works on this one.
         self._disk = concurrent.futures.ThreadPoolExecutor(1, "resilient-disk") if size >= DIRECT_FROM else None
         self._under_way: concurrent.futures.Future[None] | None = None
@@ -105,6 +134,8 @@ class Output:
         self._wait()
         if not data:
             return
+        if self._awaited():
+            self._leave_direct()
         offset, self._written = self._written, self._written + len(data)
         if self._disk is None:
             self._write_all(data, offset)
@@ -127,6 +158,14 @@ class Output:
                 self._leave_direct()  # a disk with larger blocks than it said, or what is left after a short write
         if not self._direct:
             kernel.start_writeback(self._fd, offset, len(data))
+            self._drop(offset + len(data) - _CACHED)
+
+    def _drop(self, end: int) -> None:
+        """Let go of the pages before `end`, and the next pieces get them: memory that is new to a virtual machine is ten times as slow."""
+        if end - self._dropped >= _DROPPED:
+            kernel.finish_writeback(self._fd, self._dropped, end - self._dropped)
+            os.posix_fadvise(self._fd, self._dropped, end - self._dropped, os.POSIX_FADV_DONTNEED)
+            self._dropped = end
 
     def _leave_direct(self) -> None:
         """The rest of the file goes through the page cache."""
@@ -135,12 +174,18 @@ class Output:
             _set_direct(self._fd, on=False)
 
 
-class _Bounce:
-    """Two buffers at the beginning of pages: one is filled while the disk reads the other."""
+class Bounce:
+    """Two buffers at the beginning of pages: one is filled while the disk reads the other.
 
-    def __init__(self, size: int) -> None:
+    To be kept from one file to the next: the first use of a page costs several times the copying.
+
+    Args:
+        size: bytes of each.
+    """
+
+    def __init__(self, size: int = _BOUNCE) -> None:
         room = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        memory = np.frombuffer(mmap.mmap(-1, 2 * room), np.uint8)
+        memory = np.frombuffer(mmap.mmap(-1, 2 * room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
         self._halves = [memory[:room], memory[room:]]
         self.fill = 0
 

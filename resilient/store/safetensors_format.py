@@ -9,6 +9,8 @@ keeps the order of the caller. Reading is strict: everything that a writer of ou
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
 import math
 import struct
@@ -20,7 +22,7 @@ import numpy.typing as npt
 from resilient.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +35,8 @@ _ALIGNMENT = 64
 _PAGE = 4096
 _BIG = 2**20
 _CHUNK = 8 * 2**20
+_SMALL = 2**16  # bytes
+_TOGETHER = 2**18  # bytes of small tensors, so few that they are still in the processor's cache when they are hashed and written
 
 _NAMES = {
     "bool": "BOOL",
@@ -70,9 +74,28 @@ class Layout:
     def chunks(self) -> Iterator[bytes | memoryview]:
         """The file's content in order."""
         yield self.header
-        for array in self.arrays:
-            data = _bytes_of(array)
-            yield from (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
+        for small, run in itertools.groupby(self.arrays, key=lambda array: array.nbytes < _SMALL):
+            pieces = _together if small else _in_pieces
+            yield from pieces(run)
+
+
+def _together(arrays: Iterable[Array]) -> Iterator[bytes | memoryview]:
+    """Copies, many small tensors in each: to handle every one by itself would take longer than its bytes."""
+    run: list[Any] = []
+    size = 0
+    for array in arrays:
+        run.append(array if array.dtype.isbuiltin == 1 and array.flags.c_contiguous else _bytes_of(array))
+        size += array.nbytes
+        if size >= _TOGETHER:
+            yield b"".join(run)
+            run, size = [], 0
+    yield b"".join(run)
+
+
+def _in_pieces(arrays: Iterable[Array]) -> Iterator[bytes | memoryview]:
+    for array in arrays:
+        data = _bytes_of(array)
+        yield from (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
 
 
 def _bytes_of(array: Array) -> memoryview:
@@ -94,7 +117,7 @@ def layout(tensors: Mapping[str, Any]) -> Layout:
         end += arrays[name].nbytes
         ends[name] = end
     header = {
-        name: {"dtype": _NAMES[array.dtype.name], "shape": list(array.shape), "data_offsets": [ends[name] - array.nbytes, ends[name]]}
+        name: {"dtype": _code(array.dtype), "shape": list(array.shape), "data_offsets": [ends[name] - array.nbytes, ends[name]]}
         for name, array in arrays.items()
     }
     encoded = _encode_header(header, _place_in_page(arrays[by_size[0]]) if arrays else 0)
@@ -111,7 +134,7 @@ def _array(name: str, value: Any) -> Array:
     if not isinstance(name, str) or name == _METADATA or not _encodable(name):
         raise ConfigurationError(f"A tensor cannot be saved under the name {name!r}. Use a plain Unicode string other than {_METADATA!r}.")
     array = np.asarray(value)
-    if array.dtype.name not in _NAMES:
+    if _code(array.dtype) is None:
         raise ConfigurationError(
             f"Tensor {name!r} has dtype {array.dtype}, which safetensors cannot hold. "
             f"Save it as one of {', '.join(_NAMES)} (a complex128 one as its real and imaginary parts)."
@@ -119,6 +142,12 @@ def _array(name: str, value: Any) -> Array:
     if array.ndim > _MAX_RANK:
         raise ConfigurationError(f"Tensor {name!r} has {array.ndim} dimensions. Reshape it to at most {_MAX_RANK} before saving.")
     return array
+
+
+@functools.cache
+def _code(dtype: np.dtype[Any]) -> str | None:
+    """The format's name of a type; None where it has none. NumPy puts `dtype.name` together anew each time."""
+    return _NAMES.get(dtype.name)
 
 
 def _encodable(name: str) -> bool:

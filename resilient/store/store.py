@@ -18,6 +18,7 @@ from resilient.store import parts
 from resilient.store.commit import discard, move, recover, write_checkpoint, write_note
 from resilient.store.files import make_directories
 from resilient.store.oserrors import storage_errors
+from resilient.store.output import Bounce, WriteOptions
 from resilient.store.reading import Absent, Checkpoint, Damaged, check_sizes, describe, read_checkpoint, read_manifest
 
 CHECKPOINTS = "checkpoints"
@@ -53,6 +54,7 @@ class Store:
         self._checkpoints = self.directory / CHECKPOINTS
         self._known_valid: set[tuple[int, int]] = set()  # (step, sequence) of what this object wrote or verified
         self._earlier: dict[str, parts.Earlier] = {}  # frozen parts that the next commit may link to
+        self._bounce: Bounce | None = None  # from the first commit on
 
     # -- writing ---------------------------------------------------------------------------------------------------------------
 
@@ -77,7 +79,7 @@ class Store:
         files: Mapping[str, Mapping[str, Any]],
         frozen: Mapping[str, Frozen] = MappingProxyType({}),
         *,
-        cancelled: Callable[[], bool] = lambda: False,
+        options: WriteOptions = WriteOptions(),  # noqa: B008  frozen
     ) -> Manifest:
         """Saves a checkpoint; it is durable when this returns.
 
@@ -85,7 +87,7 @@ class Store:
             manifest: its `files` are ignored and filled in.
             files: file name (`*.safetensors`) -> tensor name -> anything that `np.asarray` views; the order of names is kept.
             frozen: file name -> those of its tensors that are not written again where the last commit has the same bits.
-            cancelled: asked now and then; True gives the commit up.
+            options: whether to give it up, and whether somebody waits for it.
 
         Returns:
             The manifest as written.
@@ -98,26 +100,30 @@ class Store:
         step = manifest.progress.step
         if not 0 <= step <= MAX_STEP:
             raise ConfigurationError(f"Step {step} cannot be saved. It has to lie between 0 and {MAX_STEP}.")
-        written = self._write(self._path(step), manifest, parts.split(files, frozen, self._earlier), cancelled)
+        written = self._write(self._path(step), manifest, parts.split(files, frozen, self._earlier), options)
         self._known_valid.add((step, written.sequence))
         return written
 
     def commit_final(
         self, manifest: Manifest, files: Mapping[str, Mapping[str, Any]], frozen: Mapping[str, Frozen] = MappingProxyType({})
     ) -> Manifest:
-        """Saves the state after the end of training, in place of an earlier one. Like `commit`."""
-        return self._write(self.directory / FINAL, manifest, parts.split(files, frozen, self._earlier), lambda: False)
+        """Saves the state after the end of training, in place of an earlier one. Like `commit`; nothing else is left to do by then."""
+        options = WriteOptions(awaited=lambda: True)
+        return self._write(self.directory / FINAL, manifest, parts.split(files, frozen, self._earlier), options)
 
     def continue_from(self, checkpoint: Checkpoint, generation: int) -> None:
         """The live state is that of this checkpoint: as long as its frozen tensors are of this generation, commits may link to it."""
         self._remember(checkpoint.path, checkpoint.manifest, dict.fromkeys(checkpoint.manifest.files, generation))
 
-    def _write(self, target: Path, manifest: Manifest, files: Mapping[str, parts.NewFile], cancelled: Callable[[], bool]) -> Manifest:
+    def _write(self, target: Path, manifest: Manifest, files: Mapping[str, parts.NewFile], options: WriteOptions) -> Manifest:
+        self._make_way(target)
         with storage_errors("save the checkpoint", target):
-            written, replaced = write_checkpoint(target, manifest, files, cancelled)
+            self._bounce = self._bounce or Bounce()
+            written, replaced = write_checkpoint(target, manifest, files, dataclasses.replace(options, bounce=self._bounce))
         self._remember(target, written, {name: file.generation for name, file in files.items()})
-        if replaced is not None:
-            self._dispose(replaced, target.name)
+        # The new one is durable by now. That the old one cannot be removed is no failure of the commit; `prepare` will try again.
+        with contextlib.suppress(StorageError), storage_errors("remove a replaced checkpoint", target):
+            discard([replaced] if replaced is not None else [])
         return written
 
     def _remember(self, path: Path, manifest: Manifest, generations: Mapping[str, int | None]) -> None:
@@ -125,17 +131,14 @@ class Store:
             if entry.positions is not None:
                 self._earlier[name] = parts.Earlier(path / name, entry, generations[name])
 
-    def _dispose(self, replaced: Path, name: str) -> None:
-        """Deletes what a commit replaced; keeps it where it was damaged, because what is damaged is never deleted."""
-        # The new one is durable by now. That the old one cannot be removed is no failure of the commit; `prepare` will try again.
-        with contextlib.suppress(StorageError):
-            try:
-                check_sizes(replaced)
-            except (Damaged, CheckpointMismatchError) as finding:
-                self._move_to_quarantine(replaced, name, str(finding))
-            else:
-                with storage_errors("remove a replaced checkpoint", replaced):
-                    discard([replaced])
+    def _make_way(self, target: Path) -> None:
+        """Keeps what is damaged there. Once it is replaced it has a temporary's name: a kill would leave it to be swept."""
+        try:
+            check_sizes(target)
+        except Absent:
+            return
+        except (Damaged, CheckpointMismatchError) as finding:
+            self._move_to_quarantine(target, target.name, str(finding))
 
     def quarantine(self, name: str, reason: str) -> Path:
         """Moves a damaged checkpoint out of the way, durably. Nothing is deleted.
@@ -360,11 +363,9 @@ class Store:
 
     def _names(self) -> list[str]:
         """Names of what lies in a checkpoint's place, by step."""
-        with storage_errors("list the checkpoints", self._checkpoints):
-            try:
-                return sorted(path.name for path in self._checkpoints.iterdir() if parse_step_name(path.name) is not None)
-            except FileNotFoundError:
-                return []
+        with storage_errors("list the checkpoints", self._checkpoints), contextlib.suppress(FileNotFoundError):
+            return sorted(path.name for path in self._checkpoints.iterdir() if parse_step_name(path.name) is not None)
+        return []
 
     def _scan(self) -> dict[str, Manifest | Damaged | CheckpointMismatchError]:
         """What lies under each checkpoint's name: its manifest, or why there is none."""
