@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from resilient import keras_private
-from resilient.data import EpochPlan, Input, Phase
+from resilient.data import EpochPlan, Input, Phase, replays_heard_by
 from resilient.errors import ConfigurationError
 from resilient.heartbeat import Heartbeat, Section
 from resilient.manifest import Progress
@@ -342,8 +342,9 @@ class RunCallbacks(keras.callbacks.CallbackList):
             return
         resume, self._resume = self._resume, None if self._phase is not None else self._resume
         if self._phase is not None:
-            for name, data in self._inputs():
-                data.restore(resume.position(name))
+            with replays_heard_by(lambda: self._beat(Section.STARTING, self.progress)):  # it may take hours, and is no hang
+                for name, data in self._inputs():
+                    data.restore(resume.position(name))
         # The generators come last: finding the data's position may draw from them.
         self._live_state.apply(resume.tensors, resume.meta, resume.frozen)
         self._model.stop_training = resume.stopped

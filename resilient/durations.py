@@ -30,8 +30,9 @@ def parse_duration(value: object, name: str) -> float:
     """
     seconds = _seconds(value)
     if seconds is None:
+        otherwise = "" if isinstance(value, str) else ", or a timedelta"  # text may come from a command line, where there is none
         raise ConfigurationError(
-            f'{name}={value!r} is not a duration. Write a number with a unit, such as "30s", "5m", "2h", "1d" or "1h30m", or a timedelta.'
+            f'{name}={value!r} is not a duration. Write a number with a unit, such as "30s", "5m", "2h", "1d" or "1h30m"{otherwise}.'
         )
     if not (0 < seconds <= _LONGEST and math.isfinite(seconds)):
         raise ConfigurationError(f"{name}={value!r} is {seconds:g} seconds. A duration has to be positive and below {_LONGEST:g} seconds.")

@@ -7,14 +7,14 @@ import gc
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from resilient import settings as settings_module
 from resilient.errors import ConfigurationError, Preempted, PreemptedError, ResilientError, RunInUseError
-from resilient.heartbeat import Heartbeat
+from resilient.heartbeat import Heartbeat, home_of
 from resilient.inputs import Data, check_model, inputs_of
 from resilient.journal import Journal
 from resilient.keep import Keep
@@ -94,10 +94,10 @@ def fit(  # noqa: D417, PLR0917  the arguments of Model.fit, in its order, descr
         Preempted, PreemptedError, KeyboardInterrupt: see `on_preempt`; the state is on disk.
     """
     with _exit_code_for_uncaught():
-        chosen = settings_module.check(
+        chosen = _at_home(settings_module.check(
             directory=directory, resume=resume, save_every=save_every, keep=keep, monitor=monitor, mode=mode, seed=seed,
             on_preempt=on_preempt, signals=signals, grace=grace, notices=notices, exact=exact,
-        )  # fmt: skip
+        ))  # fmt: skip
         check_model(model)
         given = Data(
             x, y, sample_weight, class_weight, shuffle, batch_size, steps_per_epoch,
@@ -118,6 +118,7 @@ def fit(  # noqa: D417, PLR0917  the arguments of Model.fit, in its order, descr
             validation_freq=_validation_freq(validation_freq),
         )
         with _heard(chosen) as (chosen, heartbeat), _owned(chosen) as (store, journal):
+            heartbeat.wait_until_heard()
             return _train(Run(model, inputs.training, arguments, chosen, store, journal, heartbeat), chosen)
 
 
@@ -133,10 +134,21 @@ def _validation_freq(value: Any) -> Any:
     return value
 
 
+def _at_home(chosen: Settings) -> Settings:
+    """In the directory that was given, unless a supervisor orders otherwise; then this is said."""
+    home = home_of(chosen.directory)
+    if home == chosen.directory:
+        return chosen
+    with suppress(OSError):  # the program may keep files of its own there; if it does, it will say itself what is wrong
+        chosen.directory.mkdir(parents=True, exist_ok=True)
+    sys.stderr.write(f"resilient: by order of the supervisor this run is kept in {home}, and not in {chosen.directory}.\n")
+    return dataclasses.replace(chosen, directory=home)
+
+
 @contextmanager
 def _heard(chosen: Settings) -> Iterator[tuple[Settings, Heartbeat]]:
     """A supervisor hears where this trains before the lock is asked for, and so where it is refused; its grace period is the default."""
-    with closing(Heartbeat.claim()) as heartbeat:
+    with Heartbeat.claim() as heartbeat:
         heartbeat.announce(chosen.directory)
         grace = heartbeat.orders.grace
         if grace is not None and chosen.given_grace is None:

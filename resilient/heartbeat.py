@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import enum
 import faulthandler
 import fcntl
 import json
@@ -20,54 +19,37 @@ import mmap
 import os
 import signal
 import struct
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from resilient.errors import ResilientError
 from resilient.manifest import Progress
+from resilient.signs import Beat, Eviction, Orders, Saves, Section
+
+__all__ = ["ENVIRONMENT", "TRACE_SIGNAL", "Announcement", "Beat", "Eviction", "Heartbeat", "Orders", "Page", "Saves"]
+__all__ += ["Section", "Sight", "home_of", "look", "sight_of"]
 
 ENVIRONMENT = "RESILIENT_HEARTBEAT"
+_PAGE_NAME = "resilient-heartbeat"  # as /proc shows it
 TRACE_SIGNAL = signal.SIGRTMIN + 7  # on it, a training process writes the stacks of its threads to stderr
 
 _MAGIC = b"resil\x00\x00\x01"  # the last byte is the version
 _SIZE = 1 << 17
 _TEXT = 24 << 10
+_LINE = 1 << 10
 _BEAT = struct.Struct("@qqqq")
 _SAVES = struct.Struct("@qqq")
 _STDERR = 2
 _NONE = -1
+_SECTIONS = frozenset(Section)
+_PIPE, _HEARD = 5, 6  # places beside the counts: the supervisor's descriptor to be woken by, and the last announcement that it has taken in
+_TO_BE_HEARD = 2.0  # seconds a training waits for that: a supervisor that is suspended must not hold it up
 # What frameworks read when they are imported: a spare interpreter needs what the program had set by then.
 _FRAMEWORK_VARIABLES = ("CUDA_", "DNNL_", "JAX_", "KERAS_", "KMP_", "MKL_", "OMP_", "ONEDNN_", "PYTORCH_", "TF_", "XLA_")
-
-
-class Section(enum.IntEnum):
-    """What is under way until the next beat."""
-
-    SILENT = 0  # there was no beat yet
-    STARTING = 1  # until the first batch of the attempt, or of an epoch, has ended: restoring, compiling, filling buffers
-    TRAINING = 2  # one batch
-    BETWEEN = 3  # what happens once an epoch: the start of validation, callbacks, waiting for the disk
-    VALIDATING = 4  # one batch of validation
-    STOPPING = 5  # a stop was asked for: the emergency save, and the way out
-    ENDED = 6  # fit has returned or raised; what the program does now is its own affair
-
-
-@dataclasses.dataclass(frozen=True)
-class Beat:
-    """The newest sign of life: how many there were, what is under way, and the position (None before it is known)."""
-
-    count: int = 0
-    section: Section = Section.SILENT
-    progress: Progress | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Saves:
-    """Whether a save is under way, the step that was restored and the newest that is committed; None where there is none."""
-
-    saving: bool = False
-    resumed: int | None = None
-    committed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,23 +59,6 @@ class Announcement:
     pid: int
     directory: Path
     variables: Mapping[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Orders:
-    """What the supervisor asks of the attempt; arguments of `fit` that say otherwise win.
-
-    Attributes:
-        attempt: its number.
-        resume_at_most: go on from the newest checkpoint of at most this step, where there is one.
-        skip: batches to leave out, as (epoch, batch).
-        grace: seconds that the program has after a signal.
-    """
-
-    attempt: int = 1
-    resume_at_most: int | None = None
-    skip: tuple[tuple[int, int], ...] = ()
-    grace: float | None = None
 
 
 class _Record:
@@ -125,7 +90,7 @@ class _Record:
         """None where nothing readable was written."""
         try:
             return json.loads(self.read()[1].partition(b"\0")[0])
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
 
@@ -134,15 +99,18 @@ class _Records:
 
     def __init__(self, page: mmap.mmap) -> None:
         self._whole = memoryview(page)
-        self._counts = self._whole[8:40].cast("q")
-        self.beat = _Record(page, self._counts, 0, 64, _BEAT.size)
-        self.saves = _Record(page, self._counts, 1, 192, _SAVES.size)
-        self.announcement = _Record(page, self._counts, 2, 4096, _TEXT)
-        self._orders = _Record(page, self._counts, 3, 4096 + 2 * _TEXT, _TEXT)
+        self.places = self._whole[8:64].cast("q")
+        self.time_of_beat = self._whole[128:136].cast("q")  # monotonic nanoseconds
+        self.beat = _Record(page, self.places, 0, 64, _BEAT.size)
+        self.saves = _Record(page, self.places, 1, 192, _SAVES.size)
+        self.announcement = _Record(page, self.places, 2, 4096, _TEXT)
+        self._orders = _Record(page, self.places, 3, 4096 + 2 * _TEXT, _TEXT)
+        self.eviction = _Record(page, self.places, 4, 1024, _LINE)
 
     def release(self) -> None:
         """Let go of the page, so that it can be closed."""
-        self._counts.release()
+        self.places.release()
+        self.time_of_beat.release()
         self._whole.release()
 
     def write_orders(self, orders: Orders) -> None:
@@ -150,23 +118,28 @@ class _Records:
 
     def read_orders(self) -> Orders:
         found = self._orders.read_json() or {}
-        return Orders(**{**found, "skip": tuple((epoch, batch) for epoch, batch in found.get("skip", ()))})
+        try:
+            return Orders(**{**found, "skip": tuple((epoch, batch) for epoch, batch in found.get("skip", ()))})
+        except (TypeError, ValueError, AttributeError):  # not what a supervisor writes: as if it had asked for nothing
+            return Orders()
 
 
-class Page:
-    """The supervisor's side; `path` is for the environment of the program."""
+class Sight:
+    """What a page shows to everybody who may look into the memory of a process that has it.
 
-    def __init__(self) -> None:
-        self._descriptor = os.memfd_create("resilient-heartbeat")
-        os.ftruncate(self._descriptor, _SIZE)
-        self._page = mmap.mmap(self._descriptor, _SIZE)
+    Args:
+        descriptor: of the page; one that can only be read will do.
+
+    Raises:
+        ValueError: it is none.
+    """
+
+    def __init__(self, descriptor: int, access: int = mmap.ACCESS_READ) -> None:
+        self._page = mmap.mmap(descriptor, _SIZE, access=access)
+        if self._page[: len(_MAGIC)] != _MAGIC:
+            self._page.close()
+            raise ValueError("This is no page of a training process, or one of another version.")
         self._records = _Records(self._page)
-        self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
-        self._page[: len(_MAGIC)] = _MAGIC
-
-    def give(self, orders: Orders) -> None:
-        """Orders for a program that has not begun to train."""
-        self._records.write_orders(orders)
 
     @property
     def orders(self) -> Orders:
@@ -177,7 +150,9 @@ class Page:
         """The newest sign of life."""
         count, data = self._records.beat.read()
         section, *position = _BEAT.unpack(data)
-        return Beat(count, Section(section), Progress(*position) if count and position[0] != _NONE else None)
+        progress = Progress(*position) if count and position[0] != _NONE else None
+        known = Section(section) if section in _SECTIONS else Section.SILENT
+        return Beat(count, known, progress, self._records.time_of_beat[0] / 1e9)
 
     def saves(self) -> Saves:
         """What is on disk."""
@@ -187,14 +162,58 @@ class Page:
 
     def announcement(self) -> Announcement | None:
         """Who trains where, None as long as nobody does."""
-        found = self._records.announcement.read_json()
-        return Announcement(found["pid"], Path(found["directory"]), found["variables"]) if found else None
+        match self._records.announcement.read_json():
+            case {"pid": int(pid), "directory": str(directory), "variables": dict(variables)}:
+                return Announcement(pid, Path(directory), variables)
+        return None
 
     def close(self) -> None:
         """Give the memory back."""
         self._records.release()
         self._page.close()
-        os.close(self._descriptor)
+
+
+class Page(Sight):
+    """The supervisor's side.
+
+    Attributes:
+        path: for the environment of the program.
+        calls: a descriptor that can be read when the program waits for its announcement to be heard.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor = _new_page()
+        super().__init__(self._descriptor, mmap.ACCESS_WRITE)
+        self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        self.calls, self._pipe = os.pipe()
+        os.set_blocking(self.calls, False)
+        self._records.places[_PIPE] = self._pipe
+
+    def give(self, orders: Orders) -> None:
+        """Orders for a program that has not begun to train."""
+        self._records.write_orders(orders)
+
+    def answer(self) -> None:
+        """`calls` can be read no more, until the program calls again."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.calls, 64)
+
+    def hear(self) -> None:
+        """The announcement that was read last is taken in: the program may go on."""
+        self._records.places[_HEARD] = self._records.announcement.read()[0]
+
+    def eviction(self) -> Eviction | None:
+        """What the platform has announced to the program, None where it has announced nothing that ends it."""
+        match self._records.eviction.read_json():
+            case {"platform": str(platform), "kind": str(kind), "deadline": float(deadline)}:
+                return Eviction(platform, kind, deadline)
+        return None
+
+    def close(self) -> None:
+        """Give the memory back."""
+        super().close()
+        for descriptor in (self._descriptor, self.calls, self._pipe):
+            os.close(descriptor)
 
 
 class Heartbeat:
@@ -204,14 +223,16 @@ class Heartbeat:
 
     Args:
         descriptor: of the supervisor's page, -1 for one of our own.
+        descriptors: where the supervisor's own descriptors are found.
     """
 
-    def __init__(self, descriptor: int = -1) -> None:
-        self._descriptor = descriptor
-        self._page = mmap.mmap(descriptor, _SIZE)
+    def __init__(self, descriptor: int = -1, descriptors: Path = Path()) -> None:
+        self._descriptor, self._descriptors = descriptor, descriptors
+        self._page = _map(descriptor)
         self._records = _Records(self._page)
         self._section, self._position = Section.SILENT, Progress(_NONE, _NONE, _NONE)
         self._resumed = self._committed = _NONE
+        self._evictions = threading.Lock()
 
     @classmethod
     def claim(cls, environment: Mapping[str, str] = os.environ) -> Heartbeat:
@@ -224,8 +245,8 @@ class Heartbeat:
             try:
                 if os.pread(descriptor, len(_MAGIC), 0) == _MAGIC:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return cls(descriptor)
-            except OSError:
+                    return cls(descriptor, Path(environment[ENVIRONMENT]).parent)
+            except (OSError, ValueError):  # taken, or no page: too short to be one
                 pass
             os.close(descriptor)
         return cls()
@@ -249,9 +270,34 @@ class Heartbeat:
         self._records.announcement.write_json({"pid": os.getpid(), "directory": str(directory), "variables": variables})
         self.beat(Section.STARTING, self._position)
 
+    def wait_until_heard(self) -> None:
+        """Let the supervisor take in where this trains, so that its journal tells of the attempt before the attempt tells anything.
+
+        To be called once the directory exists. A supervisor that is suspended, or has just died, is waited for in vain, and not for long.
+        """
+        if not self.supervised:
+            return
+        with contextlib.suppress(OSError):
+            pipe = os.open(self._descriptors / str(self._records.places[_PIPE]), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.write(pipe, b"\1")
+            finally:
+                os.close(pipe)
+            count, end = self._records.announcement.read()[0], time.monotonic() + _TO_BE_HEARD
+            while self._records.places[_HEARD] != count and time.monotonic() < end:
+                time.sleep(0.001)
+
+    def evicted(self, platform: str, kind: str, deadline: float) -> None:
+        """The platform has announced that what this runs on ends at `deadline` (monotonic seconds). From any thread; the latest counts."""
+        with self._evictions:
+            known = self._records.eviction.read_json()
+            if known is None or known["deadline"] < deadline:
+                self._records.eviction.write_json(dataclasses.asdict(Eviction(platform, kind, deadline)))
+
     def beat(self, section: Section, progress: Progress) -> None:
         """A sign of life: what comes now, and where the run stands."""
         self._section, self._position = section, progress
+        self._records.time_of_beat[0] = time.monotonic_ns()
         self._records.beat.write(_BEAT, section, progress.epoch, progress.batch, progress.step)
 
     def resumed(self, step: int) -> None:
@@ -268,15 +314,83 @@ class Heartbeat:
         self._committed = self._committed if step is None else step
         self._records.saves.write(_SAVES, False, self._resumed, self._committed)
 
-    def close(self) -> None:
-        """`fit` is left. A process that was asked to stop has yet to end; any other may go on with what it likes."""
+    def __enter__(self) -> Heartbeat:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # An error of our own (a full disk, a checkpoint of another model) says nothing against the batch.
+        self.close(failed=kind is not None and not issubclass(kind, ResilientError))
+
+    def close(self, *, failed: bool = False) -> None:
+        """`fit` is left, by an error where it `failed`. A process that was asked to stop has yet to end; any other may go on."""
         if self._section is not Section.STOPPING:
-            self.beat(Section.ENDED, self._position)
+            in_a_batch = failed and self._section in (Section.STARTING, Section.TRAINING)
+            self.beat(Section.FAILED if in_a_batch else Section.ENDED, self._position)
         self._records.release()
         self._page.close()
         if self.supervised:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # data workers that were forked meanwhile have it open too
             os.close(self._descriptor)
+
+
+def home_of(directory: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the run that `fit` was given `directory` for is kept: there, unless the supervisor orders to keep runs elsewhere.
+
+    Every process of the program is told, also one that nobody listens to. Below the ordered folder a run has its own whole path.
+    """
+    root = _orders(environment).keep_runs_in
+    whole = Path(os.path.abspath(directory))
+    return directory if root is None or whole.is_relative_to(root) else Path(root, *whole.parts[1:])
+
+
+def _orders(environment: Mapping[str, str]) -> Orders:
+    """Those on the page that the environment names, without claiming it."""
+    with contextlib.suppress(OSError, ValueError), contextlib.closing(look(environment.get(ENVIRONMENT, ""))) as sight:
+        return sight.orders
+    return Orders()
+
+
+def look(path: str | os.PathLike[str]) -> Sight:
+    """At the page that a process has open there. Raises OSError or ValueError where there is none, or it is not for our eyes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return Sight(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sight_of(pid: int, directory: Path) -> Sight | None:
+    """The page of the process that trains in `directory`; None where it has none, trains elsewhere, or is not for our eyes."""
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError, ValueError):  # closed meanwhile; or a page of another version
+                if _PAGE_NAME in os.readlink(f"{folder}/{name}"):
+                    sight = look(f"{folder}/{name}")
+                    announced = sight.announcement()
+                    if announced is not None and os.path.realpath(announced.directory) == os.path.realpath(directory):
+                        return sight
+                    sight.close()
+    return None
+
+
+def _new_page() -> int:
+    """Memory with a name in /proc, so that others find it."""
+    descriptor = os.memfd_create(_PAGE_NAME)
+    os.ftruncate(descriptor, _SIZE)
+    os.pwrite(descriptor, _MAGIC, 0)
+    return descriptor
+
+
+def _map(descriptor: int) -> mmap.mmap:
+    """The supervisor's page, or one of our own."""
+    if descriptor >= 0:
+        return mmap.mmap(descriptor, _SIZE)
+    own = _new_page()
+    try:
+        return mmap.mmap(own, _SIZE)  # which keeps a descriptor of its own
+    finally:
+        os.close(own)
 
 
 def _known(step: int) -> int | None:

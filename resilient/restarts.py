@@ -37,6 +37,8 @@ class Ending:
         place: the batch that was under way, None if none was.
         resumed: the step it had gone on from, None where that is not known.
         progressed: it committed a checkpoint further on than any before.
+        evicted_in: seconds until the platform takes the machine back, as it has announced to the program (negative: that time has passed);
+            None where nothing of the kind stands.
     """
 
     code: int | None = None
@@ -48,6 +50,7 @@ class Ending:
     place: Place | None = None
     resumed: int | None = None
     progressed: bool = False
+    evicted_in: float | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -55,7 +58,8 @@ class Ending:
         if self.hung:
             return Verdict.FAILED
         if self.code == EXIT_DONE:
-            return Verdict.PREEMPTED if self.asked and self.unfinished else Verdict.DONE
+            told_to_stop = self.asked or self.evicted_in is not None
+            return Verdict.PREEMPTED if told_to_stop and self.unfinished else Verdict.DONE
         if self.code == EXIT_PREEMPTED or self.signal in _POLITE:
             return Verdict.PREEMPTED
         return {EXIT_NEEDS_HUMAN: Verdict.NEEDS_HUMAN, EXIT_GAVE_UP: Verdict.GAVE_UP}.get(self.code or 0, Verdict.FAILED)
@@ -109,6 +113,8 @@ class RestartPolicy:
         max_restarts: restarts after failures without progress in all, None for any number.
         skip_poison_batch: leave out a batch at which the program failed twice.
         first, longest: bounds of the delay in seconds.
+        after_eviction: seconds after the announced end of the machine that still pass before it is believed to live on. An attempt that
+            is begun before meets the same announcement and stops again.
     """
 
     give_up: int = 5
@@ -116,6 +122,7 @@ class RestartPolicy:
     skip_poison_batch: bool = False
     first: float = 1.0
     longest: float = 300.0
+    after_eviction: float = 30.0
 
     def decide(self, record: Record, ending: Ending, chance: float) -> tuple[Record, Restart | Stop]:
         """What follows from `ending`; `chance`: uniform in [0, 1), the jitter."""
@@ -124,7 +131,7 @@ class RestartPolicy:
         if code is not None:
             return record, Stop(code)
         back = ending.resumed - 1 if twice and ending.resumed else None
-        return record, Restart(chance * self._backoff(record.idle), back)
+        return record, Restart(max(chance * self._backoff(record.idle), self._until_evicted(ending)), back)
 
     def _remember(self, record: Record, ending: Ending) -> tuple[Record, bool]:
         """The record with this ending in it, and whether the program failed at the same place as the last time."""
@@ -147,6 +154,12 @@ class RestartPolicy:
         spent = self.max_restarts is not None and record.spent > self.max_restarts
         counts = ending.verdict is Verdict.FAILED and not ending.progressed
         return EXIT_GAVE_UP if counts and (spent or record.failures >= self.give_up) else None
+
+    def _until_evicted(self, ending: Ending) -> float:
+        if ending.evicted_in is None:
+            return 0.0
+        # No platform tells further ahead by the time training stops: whatever is written there, somebody waits for this.
+        return min(max(ending.evicted_in, 0.0), self.longest) + self.after_eviction
 
     def _backoff(self, idle: int) -> float:
         # The exponent is bounded: months of preemptions must not overflow a float.

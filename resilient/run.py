@@ -74,7 +74,7 @@ class Run:
         self._saver: Saver | None = None
         self._warn_about_disk()
         settings, record = self._settings, functools.partial(self._journal.append, "notice")
-        self._notices = Notices(settings.notices, settings.given_grace, self._stop, record)
+        self._notices = Notices(settings.notices, settings.given_grace, self._stop, record, self._heartbeat.evicted)
         with Watch(self._stop, settings.signals, settings.grace, nothing_to_save=self._nothing_to_save, leave=self._leave_now) as watch:
             self._watch = watch
             try:
@@ -93,7 +93,7 @@ class Run:
         start = self._open()
         self._journal.append(
             "started", pid=os.getpid(), run_id=start.line.run_id, fresh=start.checkpoint is None,
-            data=self._data.kind, positioning=self._data.positioning,
+            data=self._data.kind, positioning=self._data.positioning, epochs=self._arguments.epochs, steps=self._plan(start).steps,
         )  # fmt: skip
         with self._notices:  # not before: in the journal a notice follows the start of the attempt that hears it
             return self._train_from(start)

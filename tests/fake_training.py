@@ -39,6 +39,7 @@ def at(step):
 def begin():
     """Go on from the newest checkpoint that the supervisor's orders allow, and return its step; 0 where there is none."""
     heartbeat.announce(RUN)
+    heartbeat.wait_until_heard()
     steps = sorted(int(name) for name in os.listdir(RUN) if name.isdecimal())
     allowed = [step for step in steps if orders.resume_at_most is None or step <= orders.resume_at_most] or steps
     step = allowed[-1] if allowed else 0

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from resilient.heartbeat import _BEAT, ENVIRONMENT, Beat, Heartbeat, Orders, Page, Saves, Section, _Record
+from resilient import heartbeat as module
+from resilient.heartbeat import _BEAT, ENVIRONMENT, Beat, Eviction, Heartbeat, Orders, Page, Saves, Section, _Record, look, sight_of
 from resilient.manifest import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,12 +61,60 @@ def test_what_one_side_writes_the_other_reads(page):
     assert page.beat() == Beat(3, Section.ENDED, Progress(1, 2, 102))
 
 
+def test_what_the_platform_announces_is_told_with_the_latest_end(page):
+    """Of several notices the one that stands longest: until then no attempt is worth beginning."""
+    heartbeat = claim(page)
+    assert page.eviction() is None
+    for platform, deadline in (("aws", 10.0), ("slurm", 30.0), ("gce", 20.0)):
+        heartbeat.evicted(platform, "its word", deadline)
+    assert page.eviction() == Eviction("slurm", "its word", 30.0)
+
+
+def test_an_announcement_waits_to_be_heard(page):
+    """The supervisor is woken, and until it has answered the training does not go on."""
+    body = "heartbeat.announce('/some/where')\nheartbeat.wait_until_heard()\nprint('heard')"
+    with program(page, body, stdout=subprocess.PIPE) as training:
+        select.select([page.calls], [], [])
+        assert select.select([training.stdout], [], [], 0.2)[0] == []
+        page.answer()
+        assert select.select([page.calls], [], [], 0)[0] == [] and page.announcement().directory == Path("/some/where")
+        page.hear()
+        assert training.stdout.read() == "heard\n"
+
+
+def test_a_supervisor_that_does_not_answer_is_not_waited_for_for_ever(page, monkeypatch):
+    """It is suspended, or has died since."""
+    monkeypatch.setattr(module, "_TO_BE_HEARD", 0.01)
+    heartbeat = claim(page)
+    heartbeat.announce(Path("/some/where"))
+    heartbeat.wait_until_heard()
+    Heartbeat.claim({}).wait_until_heard()
+
+
 def test_a_fit_that_was_stopped_has_not_ended(page):
     """Leaving fit because of a stop leaves the section as it is: the process has yet to go."""
     heartbeat = claim(page)
     heartbeat.beat(Section.STOPPING, Progress(0, 1, 1))
     heartbeat.close()
     assert page.beat().section is Section.STOPPING
+
+
+@pytest.mark.parametrize(
+    ("section", "left"),
+    [
+        (Section.STARTING, Section.FAILED),
+        (Section.TRAINING, Section.FAILED),
+        (Section.BETWEEN, Section.ENDED),
+        (Section.VALIDATING, Section.ENDED),
+        (Section.STOPPING, Section.STOPPING),
+    ],
+)
+def test_a_fit_that_an_error_leaves_says_whether_it_came_out_of_a_batch(page, section, left):
+    """A program that dies of the error dies at that batch, whatever it does before it does so."""
+    with contextlib.suppress(ValueError), claim(page) as heartbeat:
+        heartbeat.beat(section, Progress(1, 2, 102))
+        raise ValueError("of a batch")
+    assert (page.beat().section, page.beat().progress) == (left, Progress(1, 2, 102))
 
 
 def test_one_process_at_a_time_beats(page):
@@ -157,3 +208,34 @@ def test_what_the_framework_was_imported_with_is_announced(page, monkeypatch):
     variables = page.announcement().variables
     assert variables["KERAS_BACKEND"] == "jax" and "SECRET" not in variables
     heartbeat.close()
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_an_outsider_may_look_at_the_page_of_a_training(page, tmp_path, supervised):
+    """Through /proc, also at one that no supervisor listens to; when the last beat came is told as well."""
+    body = f"""
+heartbeat = Heartbeat.claim({{}}) if not {supervised} else heartbeat
+heartbeat.announce({str(tmp_path)!r})
+heartbeat.resumed(5)
+heartbeat.beat(Section.TRAINING, Progress(1, 2, 7))
+print()
+input()
+"""
+    before = time.monotonic()
+    with program(page, body, stdin=-1, stdout=-1) as training:
+        training.stdout.readline()
+        with contextlib.closing(sight_of(training.pid, tmp_path)) as sight:
+            beat = sight.beat()
+            assert (beat, sight.saves()) == (Beat(2, Section.TRAINING, Progress(1, 2, 7)), Saves(False, 5, 5))
+            assert before <= beat.at <= time.monotonic()
+        assert sight_of(training.pid, tmp_path / "elsewhere") is None
+        training.kill()
+    assert sight_of(training.pid, tmp_path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"something else", b"x" * 200_000])
+def test_what_is_no_page_is_not_looked_at(tmp_path, content):
+    """A file of the name, a page of another version."""
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match=r"no page|mmap"):
+        look(tmp_path / "file")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 
 import pytest
-from supervised import ROOT, events, is_alive, run, supervised, wait_for, wait_until_gone
+from supervised import ROOT, events, is_alive, run, supervised, wait_for, wait_until_gone, write
 
 from resilient import journal
 
@@ -43,9 +44,8 @@ def test_failures_without_progress_end_with_93_and_a_summary(tmp_path):
     done = run(tmp_path, "begin(); train(3); sys.exit(5)", "--give-up", "2")
     assert done.returncode == 93
     assert "giving up: 2 failures without progress" in done.stderr
-    assert (
-        done.stderr.count("attempt 2 exited with code 5, training at epoch 0, batch 3 (step 3)") == 2
-    )  # as it happens, and in the summary
+    told = re.findall(r"attempt 2 exited with code 5 after [\d.]+ s, training at epoch 0, batch 3 \(step 3\)", done.stderr)
+    assert len(told) == 2  # as it happens, and in the summary
     (gave_up,) = events(tmp_path, "gave_up")
     assert len(gave_up["failures"]) == 2
 
@@ -101,6 +101,15 @@ def test_the_journal_tells_each_attempt(tmp_path):
     assert "step" not in exits[0]
 
 
+def test_a_journal_that_cannot_be_written_is_told_and_stops_nothing(tmp_path):
+    """Once; the run goes on as if it could."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "journal.jsonl").symlink_to("/dev/full")
+    done = run(tmp_path, "step = begin()\nif attempt == 1: die()\nend()")
+    assert done.returncode == 0
+    assert done.stderr.count("journal.jsonl cannot be written (is the disk full?)") == 1
+
+
 def test_a_preemption_costs_nothing_and_is_followed_by_a_restart(tmp_path):
     """75, and death by a polite signal that came from elsewhere, are no failures."""
     body = """
@@ -115,6 +124,98 @@ def test_a_preemption_costs_nothing_and_is_followed_by_a_restart(tmp_path):
     done = run(tmp_path, body, "--give-up", "1")
     assert done.returncode == 0
     assert [event["verdict"] for event in events(tmp_path, "exited")] == ["preempted", "preempted", "done"]
+
+
+def test_an_attempt_is_told_before_anything_that_it_tells_itself(tmp_path):
+    """However short the run: the program goes on when the supervisor has written down that it has begun, and who it is."""
+    body = """
+    from resilient.journal import Journal
+    begin()
+    for event in ("started", "finished"):
+        Journal(RUN).append(event)
+    end()
+    """
+    assert run(tmp_path, body).returncode == 0
+    assert [event["event"] for event in journal.read(tmp_path / "run")] == ["attempt", "started", "finished", "exited"]
+
+
+# -- the machine is about to go -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [75, 0])
+def test_a_standing_notice_is_waited_out_and_a_stop_ends_the_waiting(tmp_path, code):
+    """The next attempt would meet it again. 0 is what a program ends with whose fit returns (on_preempt="return")."""
+    body = f"""
+    train(begin())
+    heartbeat.evicted("aws", "terminate", time.monotonic() + 100)
+    heartbeat.beat(Section.STOPPING, at(3))
+    sys.exit({code})
+    """
+    with supervised(tmp_path, body) as process:
+        lines = []
+        while not any("starting again" in line for line in lines):
+            lines.append(process.stderr.readline())
+        process.terminate()
+        assert process.wait() == 75
+    assert "if this machine still runs then: its end is announced for " in lines[-1]
+    assert code == 0 or re.search(r"was preempted by aws \(terminate\) after [\d.]+ s, stopping at epoch 0, batch 3", lines[-2])
+    (exited,) = events(tmp_path, "exited")
+    assert 125 <= exited["restart_in"] <= 130 and exited["verdict"] == "preempted"
+
+
+def test_a_machine_that_lives_on_after_its_announced_end_trains_on(tmp_path):
+    """The wait is over, and the next attempt begins, in the same supervisor."""
+    code = """
+    import sys
+    from resilient.restarts import RestartPolicy
+    from resilient.supervisor import Options, Supervisor
+    sys.exit(Supervisor([sys.executable, "program.py"], Options(RestartPolicy(first=0.0, after_eviction=0.2))).run())
+    """
+    write(
+        tmp_path,
+        """
+        train(begin())
+        if attempt == 1:
+            heartbeat.evicted("gce", "preempted", time.monotonic() - 100)
+            sys.exit(75)
+        end()
+        """,
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "starting again in 0.2 s, if this machine still runs then" in done.stderr
+    assert [event["restart_in"] for event in events(tmp_path, "exited")] == [0.2, None]
+
+
+def test_the_end_of_a_job_s_time_ends_the_supervisor_too(tmp_path):
+    """Whoever queues the job again waits for its exit code; waiting for the limit would end it as a failure."""
+    done = run(tmp_path, 'train(begin()); heartbeat.evicted("slurm", "time limit", time.monotonic() + 50); sys.exit(75)')
+    assert done.returncode == 75
+    assert done.stderr.count(" begins ") == 1 and "Start it again to go on" in done.stderr
+
+
+def test_a_request_to_stop_that_comes_before_the_supervisor_is_there_is_kept(tmp_path):
+    """From the first line of ours on: no program is started, and the answer is 75, not death by the signal."""
+    code = """
+    import os, signal, sys
+    from importlib import abc
+
+    class Early(abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name == "typer":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    from resilient.cli import main
+    sys.meta_path.insert(0, Early())
+    sys.exit(main(["run", "--", "touch", "started"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert done.returncode == 75
+    assert not (tmp_path / "started").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -291,9 +392,10 @@ def test_a_second_supervisor_of_a_directory_is_refused(tmp_path):
     """Its program is stopped before it can meet the other one, it says who is there, and ends with 78; the first goes on undisturbed."""
     with supervised(tmp_path, "train(begin()); say('pid', os.getpid()); forever()") as first:
         (pid,) = wait_for(first, "pid")
-        second = run(tmp_path, "train(begin()); say('pid', os.getpid()); forever()")
+        second = run(tmp_path, "say('pid', os.getpid()); train(begin()); say('trains'); forever()")
         assert second.returncode == 78
         assert f"supervised by another `resilient run` (pid {first.pid} on host" in second.stderr
+        assert "trains" not in second.stdout
         wait_until_gone(int(second.stdout.split()[1]))
         assert is_alive(int(pid))
     assert len(events(tmp_path, "attempt")) == 1
@@ -306,13 +408,13 @@ def test_a_program_with_two_runs_is_journaled_in_both(tmp_path):
     end()
     heartbeat = heartbeat.claim()
     heartbeat.announce(RUN.parent / "other")
+    heartbeat.wait_until_heard()
     heartbeat.close()
     """
     (tmp_path / "other").mkdir()
     assert run(tmp_path, body).returncode == 0
-    assert len(events(tmp_path, "attempt")) <= 1  # it may have been too quick for the supervisor to see the first
-    told = [event["event"] for event in journal.read(tmp_path / "other")]
-    assert told == ["attempt", "exited"]
+    assert [event["event"] for event in journal.read(tmp_path / "run")] == ["attempt"]
+    assert [event["event"] for event in journal.read(tmp_path / "other")] == ["attempt", "exited"]
 
 
 # -- a spare interpreter -------------------------------------------------------------------------------------------------------
@@ -331,10 +433,16 @@ def test_a_warm_spare_becomes_the_next_attempt(tmp_path):
     )
     body = """
     import resilient
+    def is_spare(pid):
+        try:
+            command = open(f"/proc/{pid}/cmdline").read()
+        except OSError:
+            return False
+        return "supervisor.standby" in command and os.getcwd() in command
     if attempt == 1:
         os.environ["XLA_FLAGS"] = "set by the program"
         train(begin())
-        while not any("supervisor.standby" in open(f"/proc/{pid}/cmdline").read() for pid in os.listdir("/proc") if pid.isdecimal()):
+        while not any(is_spare(pid) for pid in os.listdir("/proc") if pid.isdecimal()):
             time.sleep(0.01)
         die()
     begin()

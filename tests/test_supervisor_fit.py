@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from supervised import ROOT, events, run
+from supervised import ROOT, events, run, supervised
 
 TRAINING = """
 import os, signal, sys
@@ -36,7 +36,7 @@ ONCE = """
 """
 POISON = """
         if (self.epoch, batch) == (1, 2):
-            os.abort()
+            raise ValueError("this batch cannot be trained")  # as most programs die: by an error that passes through fit
 """
 
 
@@ -66,6 +66,36 @@ def test_a_poison_batch_is_left_out_of_a_training(tmp_path):
     assert attempts[2]["resume_at_most"] < events(tmp_path, "exited")[1]["committed"]
     finished = events(tmp_path, "finished")[0]
     assert (finished["epoch"], finished["step"]) == (3, 12)
+
+
+NOTICE = """
+import contextlib, os, sys
+import keras, numpy as np
+import resilient
+from chaos.notices import GceServer, in_place
+
+x, y = np.ones((10**6, 2), "float32"), np.ones((10**6, 1), "float32")
+model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+with GceServer() as server, in_place(server):
+    told = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: server.announce() if batch == 3 else None)
+    resilient.fit(model, x, y, epochs=1000, batch_size=16, verbose=0, monitor="loss", notices="gce", callbacks=[told], directory="run")
+"""
+
+
+def test_a_training_on_a_machine_that_is_taken_back_is_not_started_into_the_same_notice(tmp_path):
+    """The supervisor hears from `fit` until when the machine may live, says so, and waits."""
+    with supervised(tmp_path, NOTICE, speaks=False) as process:
+        lines = []
+        while not any("starting again" in line for line in lines):
+            lines.append(process.stderr.readline())
+        process.terminate()
+        assert process.wait() == 75
+    assert "attempt 1 was preempted by gce (preempted) after" in lines[-2] and "lost since" not in lines[-2]
+    (exited,) = events(tmp_path, "exited")
+    assert 50 < exited["restart_in"] <= 60  # Google gives 30 s, and half a minute more has to pass
+    (preempted,) = events(tmp_path, "preempted")
+    assert preempted["saved"] is True
 
 
 def test_what_a_spare_interpreter_imports_touches_no_device():

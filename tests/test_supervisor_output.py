@@ -40,13 +40,27 @@ def test_what_was_dropped_is_said_where_it_is_missing(tmp_path):
         while not (tmp_path / "written").exists():
             assert process.poll() is None
         first = process.stdout.readline()
-        for line in process.stdout:
-            if line[:1] != "x":
-                break
-            (tmp_path / "read").touch()
+        told = next(line for line in process.stdout if line.startswith("resilient: "))
+        (tmp_path / "read").touch()
         rest = process.stdout.read()
     assert first == "x" * 1023 + "\n"
-    assert rest.startswith("resilient: ") and rest.endswith("were dropped here: nobody read them.\nat last\n")
+    assert told.endswith(" bytes of output were dropped here: nobody read them.\n")
+    assert rest.endswith("at last\n")
+
+
+def test_what_is_dropped_last_is_said_too(tmp_path):
+    """Also where the program says nothing more after it."""
+    body = f"""
+    for line in range({MANY} // 1024):
+        os.write(1, b"x" * 1023 + bytes([10]))
+    os.close(os.open("written", os.O_CREAT | os.O_WRONLY))
+    end()
+    forever()
+    """
+    with supervised(tmp_path, body, stderr=subprocess.DEVNULL) as process:
+        while not (tmp_path / "written").exists():
+            assert process.poll() is None
+        assert next(line for line in process.stdout if line.startswith("resilient: "))
 
 
 def test_a_dead_terminal_does_not_disturb_the_program(tmp_path):

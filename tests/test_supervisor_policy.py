@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resilient.heartbeat import Beat, Section
@@ -22,6 +23,7 @@ endings = st.builds(
     place=st.none() | st.tuples(st.integers(0, 2), st.integers(0, 2)),
     resumed=st.none() | st.integers(0, 5),
     progressed=st.booleans(),
+    evicted_in=st.none() | st.floats(-1e9, 1e9),
 )
 chances = st.floats(0, 1, exclude_max=True)
 policies = st.builds(RestartPolicy, st.integers(1, 6), st.none() | st.integers(0, 6), st.booleans())
@@ -54,12 +56,37 @@ def test_months_of_attempts_keep_every_promise(policy, months):
             assert outcome == Stop(93)
             return
         assert isinstance(outcome, Restart)
-        assert 0.0 <= outcome.delay <= policy.longest
-        assert outcome.delay == 0.0 or not ending.progressed
+        evicted = ending.evicted_in is not None
+        assert 0.0 <= outcome.delay <= policy.longest + (policy.after_eviction if evicted else 0.0)
+        assert outcome.delay == 0.0 or evicted or not ending.progressed
         if outcome.resume_at_most is not None:
             assert ending.blames_program and 0 <= outcome.resume_at_most < ending.resumed
         if record.skip:
             assert policy.skip_poison_batch
+
+
+@given(st.integers(0, 2**32), policies)
+@settings(max_examples=30, deadline=None)
+def test_simulated_months_with_thousands_of_failures_go_on_as_long_as_there_is_progress(seed, policy):
+    """Ten thousand attempts, each of which gets further now and then: given up exactly when promised, and nobody waits in vain."""
+    chance = random.Random(seed)
+    record, streak, spent, days = Record(), 0, 0, 0.0
+    for _ in range(10_000):
+        progressed = chance.random() < 0.4
+        ending = Ending(**chance.choice([{"code": 1}, {"code": 75}, {"signal": "SIGKILL"}, {"signal": "SIGSEGV"}]), progressed=progressed)
+        counts = ending.verdict is Verdict.FAILED and not progressed
+        streak, spent = (0 if progressed else streak + counts), spent + counts
+        record, outcome = policy.decide(record, ending, chance.random())
+        days += chance.expovariate(1 / 3600) / 86400
+        if isinstance(outcome, Stop):
+            assert outcome == Stop(93)
+            assert streak >= policy.give_up or spent > policy.max_restarts
+            record, streak, spent = Record(), 0, 0  # whoever comes and looks starts it again
+        else:
+            assert streak < policy.give_up and (policy.max_restarts is None or spent <= policy.max_restarts)
+            assert (outcome.delay == 0.0) or not progressed
+            days += outcome.delay / 86400
+    assert days > 300
 
 
 @given(endings, st.builds(Record, st.integers(0, 9), st.integers(0, 9), st.integers(0, 2000)), policies, chances)
@@ -79,6 +106,15 @@ def test_preemptions_are_free_but_do_not_spin(count, chance):
     assert outcome.delay == chance * min(300.0, 2.0 ** min(count, 9))
 
 
+@given(st.floats(-1e9, 1e9), st.builds(Record, idle=st.integers(0, 2000)), st.booleans(), chances)
+def test_a_machine_that_is_about_to_go_is_given_the_time_to(evicted_in, record, progressed, chance):
+    """No attempt is begun into a standing notice: half a minute after the announced end at the earliest, and at once never."""
+    ending = Ending(code=75, progressed=progressed, evicted_in=evicted_in)
+    delay = RestartPolicy().decide(record, ending, chance)[1].delay
+    assert delay >= 30.0 + min(max(evicted_in, 0.0), 300.0)
+    assert delay <= 330.0
+
+
 def test_the_back_off_doubles_from_one_second_to_five_minutes():
     """The upper ends of the jitter, after 1, 2, 3 … failures without progress."""
     policy, record, delays = RestartPolicy(give_up=100), Record(), []
@@ -95,6 +131,8 @@ def test_the_back_off_doubles_from_one_second_to_five_minutes():
         (Ending(code=0, asked=True), Verdict.DONE),
         (Ending(code=0, unfinished=True), Verdict.DONE),
         (Ending(code=0, asked=True, unfinished=True), Verdict.PREEMPTED),
+        (Ending(code=0, evicted_in=90.0, unfinished=True), Verdict.PREEMPTED),
+        (Ending(code=0, evicted_in=90.0), Verdict.DONE),
         (Ending(code=75), Verdict.PREEMPTED),
         (Ending(signal="SIGTERM"), Verdict.PREEMPTED),
         (Ending(signal="SIGUSR1", asked=True), Verdict.PREEMPTED),
@@ -144,6 +182,23 @@ def test_clock_jumps_are_never_silence(looks):
         assert moved or silence.seconds >= before
 
 
+@given(st.integers(0, 2**32))
+@settings(max_examples=10, deadline=None)
+def test_a_day_of_clock_jumps_and_suspensions_is_no_hang_and_hides_none(seed):
+    """A beat every half minute, clocks that are set by days in both directions, frozen machines; at last a program that stands still."""
+    chance, now, silence = random.Random(seed), 0.0, Silence(0.0)
+    for look in range(86_400 // 4):
+        now += chance.choice([1e6, -1e6, 3600.0]) if chance.random() < 0.01 else 1.0
+        suspended = chance.random() < 0.1
+        silence = silence.after(now, Beat(1 + look // 30, Section.TRAINING), suspended=suspended)
+        assert silence.seconds < Patience().limit(Section.TRAINING, silence.longest)
+    limit, looks = Patience().limit(Section.TRAINING, silence.longest), 0
+    while silence.seconds <= limit:
+        now, looks = now + chance.choice([1.0, 1.0, 1.0, -1e6]), looks + 1
+        silence = silence.after(now, silence.beat, suspended=False)
+    assert looks <= 3 * limit
+
+
 @given(sections, st.dictionaries(sections, st.floats(0, 250)), st.none() | st.floats(0.1, 2500))
 def test_a_program_that_stands_still_hangs_within_the_limit(section, longest, explicit):
     """Looked at once a second, it is found out at the first look beyond the limit, and not before."""
@@ -154,6 +209,19 @@ def test_a_program_that_stands_still_hangs_within_the_limit(section, longest, ex
         looks += 1
         silence = silence.after(float(looks), Beat(1, section), suspended=False)
     assert limit < looks <= limit + 1.01
+
+
+def test_hours_of_reading_batches_again_are_no_hang():
+    """A resume that replays its data beats for each batch of it; only one that takes longer than anything has is a hang."""
+    silence, hours = Silence(0.0, Beat(1, Section.STARTING)), 10
+    for second in range(1, hours * 3600):
+        silence = silence.after(float(second), Beat(1 + second // 1000, Section.STARTING), suspended=False)
+        assert silence.seconds < Patience().limit(Section.STARTING, silence.longest)
+    stuck = second
+    while silence.seconds <= Patience().limit(Section.STARTING, silence.longest):
+        second += 1
+        silence = silence.after(float(second), silence.beat, suspended=False)
+    assert 9000 < second - stuck < 10_100  # ten times the thousand seconds that one batch took
 
 
 def test_the_limit_is_learned_from_the_run_s_own_batches():
@@ -179,4 +247,4 @@ def test_an_explicit_limit_is_for_batches_and_what_happens_once_stays_generous()
     assert patience.limit(Section.STARTING, {}) == patience.limit(Section.BETWEEN, {}) == 1800.0
     assert patience.limit(Section.STARTING, {Section.STARTING: 600.0}) == 6000.0
     assert Patience(explicit=1e4).limit(Section.STARTING, {}) == 1e4
-    assert patience.limit(Section.ENDED, {}) == float("inf")
+    assert patience.limit(Section.ENDED, {}) == patience.limit(Section.FAILED, {}) == float("inf")

@@ -7,6 +7,7 @@ from resilient.data.base import Input
 from resilient.data.choice import choose
 from resilient.data.phantom import EmptyEpoch
 from resilient.data.plan import EpochPlan, Phase, Span
+from resilient.data.progress import replays_heard_by
 from resilient.data.streams import StreamInput
 from resilient.data.tfdata import DatasetInput
 
@@ -22,5 +23,6 @@ __all__ = [
     "StreamInput",
     "accepts",
     "choose",
+    "replays_heard_by",
     "split",
 ]

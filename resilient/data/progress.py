@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 
 _EVERY = 5.0  # seconds
+_listener: ContextVar[Callable[[], None]] = ContextVar("_listener", default=lambda: None)
+
+
+@contextmanager
+def replays_heard_by(listener: Callable[[], None]) -> Iterator[None]:
+    """While it lasts, `listener` is called for each batch that this thread reads again, in whatever kind of input."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class Replay:
@@ -22,6 +35,7 @@ class Replay:
         self._total = total
         self._kind = kind
         self._done = 0
+        self._listener = _listener.get()
         self._said = time.monotonic()
         self._spoke = False
 
@@ -40,6 +54,7 @@ class Replay:
     def step(self) -> None:
         """One more is read."""
         self._done += 1
+        self._listener()
         if time.monotonic() - self._said >= _EVERY:
             self._say()
 

@@ -55,7 +55,7 @@ class _Item(Source):
         answer = self._server.ask("PUT", _TOKEN, {_TTL_HEADER: str(_TTL)}, seconds=_SECONDS)
         self._token = answer.text
         told = answer.headers.get(_TTL_HEADER, "")
-        self._token_ends = asked + (int(told) if told.isdecimal() else _TTL) - _REFRESH
+        self._token_ends = asked + (min(int(told), _TTL) if told.isdecimal() and len(told) < 10 else _TTL) - _REFRESH
 
 
 class Interruption(_Item):

@@ -104,6 +104,6 @@ def _moment(text: object) -> dt.datetime | None:
         return None
     try:
         moment = email.utils.parsedate_to_datetime(text)  # type: ignore[arg-type]
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         raise Unavailable(f"an event with the time {text!r}") from None
     return moment.replace(tzinfo=moment.tzinfo or dt.UTC)

@@ -22,6 +22,7 @@ Address = tuple[str, int]
 LINK_LOCAL: Address = ("169.254.169.254", 80)  # where AWS, GCE and Azure all answer; as a number, because a resolver may hang
 
 _LARGEST_BODY = 2**18  # bytes; an Azure event names every machine of its scale set
+_LARGEST_ANSWER = 2 * _LARGEST_BODY  # with its headers and the lengths of its chunks
 _CONTENT_TYPES = ("", "text/plain", "application/text", "application/json")  # a captive portal's page is text/html
 
 
@@ -75,7 +76,7 @@ class Answer:
     def _now(self) -> float:
         try:
             told = email.utils.parsedate_to_datetime(self.headers.get("Date", ""))
-        except ValueError:
+        except (ValueError, OverflowError):
             return self._received
         # Dates leave out what has passed of their second: it is counted as over, so that no deadline comes out too late.
         return told.replace(tzinfo=told.tzinfo or dt.UTC).timestamp() + 1.0
@@ -157,6 +158,7 @@ class _Stream(io.RawIOBase):
         super().__init__()
         self._channel = channel
         self._deadline = deadline
+        self._left = _LARGEST_ANSWER  # here and not above: a chunk of length -1 makes http.client read for as long as anything comes
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(self)
@@ -165,8 +167,12 @@ class _Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if self._left <= 0:
+            raise ValueError("an answer that does not end")
         self._channel.settimeout(_left(self._deadline))
-        return self._channel.recv_into(buffer)
+        count = self._channel.recv_into(buffer)
+        self._left -= count
+        return count
 
 
 def _left(deadline: float) -> float:

@@ -32,11 +32,20 @@ class Notices:
         stop: receives the requests to save and stop, or to save and go on.
         record: called on a thread of ours with what was announced, as JSON: platform, kind, action ("save" or "stop") and deadline (None
             with "save").
+        evicted: called there before that with platform, kind and deadline (monotonic seconds) of what is to stop for.
     """
 
-    def __init__(self, names: Sequence[str] | None, grace: float | None, stop: StopRequest, record: Callable[..., object]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str] | None,
+        grace: float | None,
+        stop: StopRequest,
+        record: Callable[..., object],
+        evicted: Callable[[str, str, float], object] = lambda *_: None,
+    ) -> None:
         self._stop = stop
         self._record = record
+        self._evicted = evicted
         chosen = platform.detect(os.environ) if names is None else names
         self._sources = [source for name in chosen for source in PLATFORMS[name](grace)]
         self._polling = [Polling(source, grace, self._announced) for source in self._sources]
@@ -63,6 +72,7 @@ class Notices:
             self._record(**fields, action="save", deadline=None)
         else:
             self._stop.request(Notice(" ".join(fields.values()), deadline))  # before the journal: its disk may be slow
+            self._evicted(announcement.platform, announcement.kind, deadline)
             self._record(**fields, action="stop", deadline=_wall_clock(deadline))
 
 

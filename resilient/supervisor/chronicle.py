@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,15 @@ LOCK_NAME = "supervisor.lock"
 
 
 class Chronicle:
-    """Appends events. What happens before the program has said where it trains is held back until then."""
+    """Appends events. What happens before the program has said where it trains is held back until then.
 
-    def __init__(self) -> None:
+    Args:
+        say: told, once, that the disk refuses them.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._refused = False
         self._held: list[tuple[str, dict[str, Any]]] = []
         self._journals: dict[Path, Journal] = {}
         self._locks: list[int] = []
@@ -45,8 +52,9 @@ class Chronicle:
         """Append an event, or hold it back."""
         if self._current is None:
             self._held.append((event, fields))
-        else:
-            self._current.append(event, durable=True, **fields)
+        elif not self._current.append(event, durable=True, **fields) and not self._refused:
+            self._refused = True
+            self._say(f"{self._current.path} cannot be written (is the disk full?): what happens from now on may be told here alone.")
 
     def close(self) -> None:
         """Give the directories back."""

@@ -27,19 +27,19 @@ class Outlet:
     @property
     def waiting(self) -> bool:
         """Whether something is held back for the reader."""
-        return bool(self._held)
+        return bool(self._held or self._dropped)
 
     def write(self, data: bytes) -> None:
         """Pass on `data`, or hold it back as long as there is room."""
-        if len(self._held) + len(data) > _HELD:
+        if self._dropped or len(self._held) + len(data) > _HELD:
             self._dropped += len(data)
-            return
-        if self._dropped:
-            data = b"\nresilient: %d bytes of output were dropped here: nobody read them.\n" % self._dropped + data
-            self._dropped = 0
+        else:
+            self._hold(data)
+        self.flush()
+
+    def _hold(self, data: bytes) -> None:
         self._held += data
         self._in_line = not data.endswith(b"\n")
-        self.flush()
 
     def say(self, text: str) -> None:
         """A line of our own, not in the midst of one of the program's."""
@@ -54,6 +54,9 @@ class Outlet:
             return
         except OSError:  # the reader is gone, the terminal is dead, the disk is full: the training is not
             self._held.clear()
+        if self._dropped:  # at once, and not with what comes next: nothing may come
+            self._hold(b"\nresilient: %d bytes of output were dropped here: nobody read them.\n" % self._dropped)
+            self._dropped = 0
 
 
 class Inlet:

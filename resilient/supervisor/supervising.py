@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from resilient.errors import EXIT_GAVE_UP, EXIT_PREEMPTED, ConfigurationError
+from resilient.errors import EXIT_GAVE_UP, EXIT_NEEDS_HUMAN, EXIT_PREEMPTED, ConfigurationError
 from resilient.heartbeat import Orders, Section
 from resilient.restarts import Ending, Record, Restart, RestartPolicy, Stop, Verdict
 from resilient.supervisor import processes
@@ -30,6 +30,11 @@ from resilient.supervisor.vigil import GRACE, STOP, Vigil
 
 _LAST_WORDS = 1.0  # seconds that a slow reader of our output gets in the end
 _RETRY = 0.2  # seconds until a slow reader is tried again
+_LAST_LINES = {
+    EXIT_PREEMPTED: "stopped before the training was done (exit code 75). Start it again to go on.",
+    EXIT_NEEDS_HUMAN: "not starting it again: it needs a human, see what it wrote above (exit code 78).",
+    EXIT_GAVE_UP: "not starting it again: what it ran has given up, see what it wrote above (exit code 93).",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +64,9 @@ class Supervisor:
         self._command, self._options = command, options
         self._environment = dict(os.environ)
         self._notifier = Notifier(self._environment)
-        self._chronicle = Chronicle()
         self._relay = Relay()
         self._say = self._relay.errors.say
+        self._chronicle = Chronicle(self._say)
         self._wakes, self._wake = os.pipe()
         self._silence = Silence(time.monotonic())
         self._reached: dict[Path, int] = {}
@@ -88,7 +93,8 @@ class Supervisor:
         self._notifier.send("READY=1")
         record, decision = Record(), Restart(0.0)
         for number in itertools.count(1):
-            if not self._pause(decision.delay):
+            if not self._pause(decision.delay, number):
+                self._say(_LAST_LINES[EXIT_PREEMPTED])
                 break
             orders = Orders(number, decision.resume_at_most, record.skip, self._options.grace)
             record, outcome = self._attempt(orders, record)
@@ -125,13 +131,16 @@ class Supervisor:
             "attempt", attempt=orders.attempt, pid=child.guardian.pid, supervisor=os.getpid(), command=list(self._command),
             began=dt.datetime.now(dt.UTC).isoformat(), warm=spare is not None, resume_at_most=orders.resume_at_most, skip=orders.skip,
         )  # fmt: skip
-        self._say(f"attempt {orders.attempt} begins (pid {child.guardian.pid}): {shlex.join(self._command)}")
+        warm = ", in the spare interpreter" if spare else ""
+        self._say(f"attempt {orders.attempt} begins (pid {child.guardian.pid}, {_clock()}{warm}): {shlex.join(self._command)}")
         return child
 
     def _watch(self, child: Child, vigil: Vigil) -> Exit:
         due = 0.0
         while (ended := child.guardian.result()) is None:
-            self._turn(due - time.monotonic(), child.guardian.reports)
+            if child.page.calls in self._turn(due - time.monotonic(), child.guardian.reports, child.page.calls):
+                child.page.answer()
+                vigil.listen()
             if time.monotonic() >= due:
                 vigil.look()
                 self._keep_spare(vigil)
@@ -176,9 +185,13 @@ class Supervisor:
             self._say(self._plan(ending, record, outcome))
         elif outcome.code == EXIT_GAVE_UP and ending.verdict is Verdict.FAILED:
             self._give_up()
+        elif outcome.code in _LAST_LINES:
+            self._say(_LAST_LINES[outcome.code])
 
     def _plan(self, ending: Ending, record: Record, restart: Restart) -> str:
         when = f"in {restart.delay:.1f} s" if restart.delay else "at once"
+        if ending.evicted_in is not None:
+            when += f", if this machine still runs then: its end is announced for {_clock(ending.evicted_in)}"
         count = f" (failure {record.failures} of {self._options.policy.give_up} in a row without progress)" if record.failures else ""
         back = ""
         if restart.resume_at_most is not None and ending.place is not None:
@@ -188,14 +201,17 @@ class Supervisor:
 
     def _give_up(self) -> None:
         self._chronicle.append("gave_up", failures=self._failures)
-        self._say(f"giving up: {len(self._failures)} failures without progress. Start it again once the cause is gone.")
+        count = f"{len(self._failures)} failure{'' if len(self._failures) == 1 else 's'}"
+        self._say(f"giving up: {count} without progress (exit code 93). Start it again once the cause is gone.")
         for failure in self._failures:
             self._say(f"  {failure}")
 
-    def _pause(self, seconds: float) -> bool:
-        """Wait; False if a stop was asked for before, or meanwhile."""
+    def _pause(self, seconds: float, attempt: int) -> bool:
+        """Wait for attempt number `attempt`; False if a stop was asked for before, or meanwhile."""
         end = time.monotonic() + seconds
         self._notifier.alive(seconds)
+        if seconds:
+            self._notifier.status(f"attempt {attempt} begins in {seconds:.0f} s")
         while not self._asked:
             left = end - time.monotonic()
             self._turn(min(left, LOOK))  # also where there is nothing to wait for: a signal may have come
@@ -205,8 +221,8 @@ class Supervisor:
 
     # -- what happens meanwhile ------------------------------------------------------------------------------------------------
 
-    def _turn(self, timeout: float, *reports: int) -> None:
-        """Wait until something happens; pass on output and signals."""
+    def _turn(self, timeout: float, *reports: int) -> list[int]:
+        """Wait until something happens; pass on output and signals. What of `reports`, and of our own, can be read."""
         relay, spare = self._relay, self._spare
         sources = [self._wakes, *(inlet.reader for inlet in relay.inlets), *reports]
         sources += [spare.child.guardian.reports] if spare else []
@@ -222,14 +238,14 @@ class Supervisor:
             self._spare, self._wants_spare = None, False
             self._say("the spare interpreter has died; there will be no other.")
         processes.reap()
+        return ready
 
     def _meet(self, number: signal.Signals) -> None:
         self._asked = self._asked or number in STOP
         if number in STOP:
             self._notifier.send("STOPPING=1")
-        self._say(f"{number.name}: {'passed on to the program' if self._vigil else 'there is no program to pass it on to'}.")
-        if self._vigil is not None:
-            self._vigil.forward(number)
+        follows = "no program is running that it could be passed on to" if self._vigil is None else self._vigil.forward(number)
+        self._say(f"{number.name}: {follows}.")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -240,6 +256,7 @@ class Supervisor:
         taken = {number: signal.getsignal(number) for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN}
         for number in taken:
             signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)  # the command line holds them back while it is imported
         try:
             yield
         finally:
@@ -257,6 +274,11 @@ class Supervisor:
         while any(outlet.waiting for outlet in self._relay.outlets) and time.monotonic() < end:
             time.sleep(_RETRY / 10)
             self._relay.flush()
+
+
+def _clock(seconds: float = 0.0) -> str:
+    """The time of the day so many seconds from now."""
+    return f"{dt.datetime.now().astimezone() + dt.timedelta(seconds=seconds):%H:%M:%S}"
 
 
 def _loss(facts: dict[str, Any]) -> str:

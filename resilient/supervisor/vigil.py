@@ -17,13 +17,14 @@ from resilient.supervisor.child import Child
 from resilient.supervisor.chronicle import Chronicle
 from resilient.supervisor.guardian import Exit
 from resilient.supervisor.memory import oom_kills
-from resilient.supervisor.patience import LOOK, Patience, Silence
+from resilient.supervisor.patience import Patience, Silence
 from resilient.supervisor.systemd import Notifier
 
 GRACE = 30.0  # seconds, where the operator gives none: more than `fit` takes by itself
 STOP = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # end the supervision; SIGUSR1 does where the program obeys it
 _FOR_TRACES = 1.0  # seconds from asking for the stacks to ending the program
 _NEVER = float("inf")
+_JOBS = frozenset({"slurm"})  # take back the job, and with it us: whoever queues it again waits for our exit code
 _DOING = {
     Section.SILENT: "before its first sign of life",
     Section.STARTING: "starting",
@@ -32,6 +33,7 @@ _DOING = {
     Section.VALIDATING: "validating",
     Section.STOPPING: "stopping",
     Section.ENDED: "after the end of fit",
+    Section.FAILED: "after an error in training",
 }
 
 
@@ -67,10 +69,13 @@ class Vigil:
         self._oom_kills = oom_kills()
         self._forwarded: list[signal.Signals] = []
         self._terminate_at = self._kill_at = _NEVER
-        self.silence = silence.begin(time.monotonic())
+        self._told_place = self._told_suspended = False
+        self._began = time.monotonic()
+        self.silence = silence.begin(self._began)
         self.announced: Announcement | None = None
         self.hung: str | None = None
         self.refused: ResilientError | None = None
+        self._notifier.alive(self._limit(self.silence.beat))  # until its first sign of life, which imports may keep waiting
 
     # -- looking ---------------------------------------------------------------------------------------------------------------
 
@@ -78,22 +83,40 @@ class Vigil:
         """See what has changed, and act on it. To be called every `LOOK` seconds."""
         now, beat = time.monotonic(), self._child.page.beat()
         self.listen()
-        suspended = self.silence.seconds > 2 * LOOK and processes.is_stopped(self._trainer)
         moved = beat.count != self.silence.beat.count
+        suspended = not moved and processes.is_stopped(self._trainer)
         self.silence = self.silence.after(now, beat, suspended=suspended)
         limit = self._limit(beat)
         if moved or suspended:
             self._notifier.alive(limit)
         self._notifier.status(f"{self._name}: {where(beat)}")
-        if self.silence.seconds > limit and self._kill_at == _NEVER:
+        self._tell(beat, suspended=suspended)
+        if self.silence.seconds > limit and not suspended and self._kill_at == _NEVER:
             self._end_hung(now, beat)
         self._keep_deadlines(now)
 
+    def _tell(self, beat: Beat, *, suspended: bool) -> None:
+        """What an operator may wonder about: where it goes on from, and why nothing moves."""
+        if not self._told_place and self.announced is not None and beat.section > Section.STARTING:
+            self._told_place = True
+            resumed = self._child.page.saves().resumed
+            since = "from the beginning" if resumed is None else f"from step {resumed}"
+            self._say(f"{self._name} trains in {self.announced.directory}, {since}.")
+        if suspended and not self._told_suspended:
+            self._say(f"{self._name} is suspended, which is no hang: it goes on when somebody continues it (kill -CONT {self._trainer}).")
+        self._told_suspended = suspended
+
     def listen(self) -> None:
-        """Follow the program to the directory that it has announced."""
+        """Follow the program to the directory that it has announced, and tell it so."""
         announced = self._child.page.announcement()
-        if announced is None or announced == self.announced or not announced.directory.is_dir():  # `fit` has yet to make it
+        if announced is None or not announced.directory.is_dir():  # `fit` has yet to make it
             return
+        if announced != self.announced:
+            self._follow(announced)
+        if self.refused is None:
+            self._child.page.hear()
+
+    def _follow(self, announced: Announcement) -> None:
         self.announced = announced
         try:
             self._chronicle.move_to(announced.directory, attempt=self._child.page.orders.attempt, pid=self._child.guardian.pid)
@@ -120,14 +143,22 @@ class Vigil:
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
-    def forward(self, number: signal.Signals) -> None:
-        """Pass a signal of the operator's on. One that asks to stop sets the time; the first Ctrl-C does not: a person waits."""
+    def forward(self, number: signal.Signals) -> str:
+        """Pass a signal of the operator's on. One that asks to stop sets the time; the first Ctrl-C does not: a person waits.
+
+        Returns:
+            What comes of it, for people.
+        """
         self.listen()
         repeated = number in self._forwarded
         self._forwarded.append(number)
         self._send(signal.SIGTERM if number == signal.SIGHUP else number)  # `fit` takes no SIGHUP, which would just kill it
-        if number in STOP and (number != signal.SIGINT or repeated):
-            self._kill_at = min(self._kill_at, time.monotonic() + self._grace)
+        if number == signal.SIGINT and not repeated:
+            return "passed on to the program. It stops when its state is saved; once more, and it is given a time limit"
+        if number not in STOP:
+            return "passed on to the program"
+        self._kill_at = min(self._kill_at, time.monotonic() + self._grace)
+        return f"passed on to the program, which has {self._grace:g} s to save its state and end"
 
     def _send(self, number: signal.Signals) -> None:
         self._child.guardian.send(number)
@@ -170,18 +201,21 @@ class Vigil:
         directory = self.announced.directory if self.announced else Path()
         before = reached.get(directory, saves.resumed or 0)
         reached[directory] = max(before, saves.committed or 0)
-        hit = beat.section in (Section.STARTING, Section.TRAINING) and beat.progress is not None
+        hit = beat.section in (Section.STARTING, Section.TRAINING, Section.FAILED) and beat.progress is not None
         obeyed = signal.SIGUSR1 in self._forwarded and ended.code == EXIT_PREEMPTED
+        eviction = self._child.page.eviction()
+        job_ends = eviction is not None and eviction.platform in _JOBS
         return Ending(
             code=ended.code,
             signal="SIGKILL" if ended.unknown else ended.signal,
             hung=self.hung is not None,
             out_of_memory=ended.code != EXIT_DONE and oom_kills() > self._oom_kills,
-            asked=obeyed or not STOP.isdisjoint(self._forwarded),
+            asked=obeyed or job_ends or not STOP.isdisjoint(self._forwarded),
             unfinished=beat.section is Section.STOPPING,
             place=(beat.progress.epoch, beat.progress.batch) if hit and beat.progress else None,
             resumed=saves.resumed,
             progressed=reached[directory] > before,
+            evicted_in=None if eviction is None or job_ends else eviction.deadline - time.monotonic(),
         )
 
     def reason(self, ended: Exit, ending: Ending) -> str:
@@ -191,7 +225,17 @@ class Vigil:
         if ended.code == EXIT_DONE:
             return "is done"
         memory = f" for lack of memory (peak {(ended.peak_rss or 0) / 1e9:.2f} GB)" if ending.out_of_memory else ""
-        return f"{_how(ended)}{memory}, {where(self._child.page.beat())}"
+        eviction = self._child.page.eviction()
+        notice = f" by {eviction.platform} ({eviction.kind})" if eviction and ended.code == EXIT_PREEMPTED else ""
+        lived = _duration(time.monotonic() - self._began)
+        return f"{_how(ended)}{notice}{memory} after {lived}, {where(self._child.page.beat())}"
+
+
+def _duration(seconds: float) -> str:
+    """In the unit that leaves a number one can read."""
+    units = [("s", 1.0), ("min", 60.0), ("h", 3600.0), ("days", 86400.0)]
+    name, size = next((unit for unit in reversed(units) if seconds >= 2 * unit[1]), units[0])
+    return f"{seconds / size:.{0 if 10 <= seconds < 120 else 1}f} {name}"
 
 
 def _how(ended: Exit) -> str:
