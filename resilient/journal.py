@@ -6,6 +6,7 @@ file system carries out as a whole: lines of two processes never mix, and a deat
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import math
@@ -73,7 +74,8 @@ class Journal:
         with self._lock:
             descriptor, self._descriptor = self._descriptor, None
             if descriptor is not None:
-                os.close(descriptor)
+                with contextlib.suppress(OSError):  # it is closed all the same, and each event has said whether it was written
+                    os.close(descriptor)
 
     def _write(self, line: bytes) -> None:
         if self._descriptor is None:
@@ -115,6 +117,48 @@ def read(directory: str | os.PathLike[str], newest: int | None = None) -> list[d
             return [event for line in _lines(file) if (event := _decode(line)) is not None]
     except FileNotFoundError:
         return []
+
+
+class Tail:
+    """Reads a journal that grows, each event once.
+
+    Args:
+        directory: the run directory. A journal that is not there yet, or that another one has taken the place of, is no error.
+        newest: begin no more than this many bytes before the end.
+
+    Attributes:
+        skipped: bytes at the beginning that were not read.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], newest: int) -> None:
+        self._path, self._newest = Path(directory) / JOURNAL_NAME, newest
+        self._file: tuple[int, int] | None = None
+        self._offset = self.skipped = 0
+
+    def read(self) -> tuple[list[dict[str, Any]], bool]:
+        """The events that are new, and whether they are those of another file, so that what was read before is to be forgotten.
+
+        Raises:
+            OSError: the journal exists and cannot be read.
+        """
+        try:
+            with open(self._path, "rb") as file:
+                return self._read(file)
+        except FileNotFoundError:
+            known, self._file = self._file, None
+            return [], known is not None
+
+    def _read(self, file: BinaryIO) -> tuple[list[dict[str, Any]], bool]:
+        status = os.fstat(file.fileno())
+        known, self._file = self._file, (status.st_dev, status.st_ino)
+        again = known != self._file or status.st_size < self._offset
+        if again:
+            self._offset = self.skipped = max(0, status.st_size - self._newest)
+        file.seek(self._offset)
+        data = file.read(status.st_size - self._offset)
+        whole = data[: data.rfind(b"\n") + 1]  # the line after it is being written, or torn: then the next event begins with a line's end
+        self._offset += len(whole)
+        return [event for line in whole.splitlines(keepends=True) if (event := _decode(line)) is not None], again
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

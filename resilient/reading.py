@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resilient.errors import CheckpointCorruptError, CheckpointMismatchError, ConfigurationError
+from resilient.heartbeat import home_of
 from resilient.journal import JOURNAL_NAME
 from resilient.keep import ranked
 from resilient.manifest import CheckpointInfo, Manifest, parse_step_name
@@ -81,7 +82,7 @@ def run_directory(directory: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(directory, (str, os.PathLike)) or not os.fspath(directory):
         raise ConfigurationError(f"directory={directory!r} is not a path. Name the run directory that was given to resilient.fit.")
-    path = Path(directory)
+    path = home_of(Path(directory))
     with storage_errors("look for a run", path):
         if not path.exists():
             raise ConfigurationError(f"There is no directory {path}. Name the run directory that was given to resilient.fit.")

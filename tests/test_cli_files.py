@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from resilient.cli.comparing import differences
+from resilient.comparing import differences
 from resilient.store import Store
 
 WEIGHTS = ["net/dense/kernel", "net/dense/bias"]

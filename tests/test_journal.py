@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from resilient import journal
 from resilient.errors import ConfigurationError
-from resilient.journal import EVENTS, JOURNAL_NAME, MAX_LINE_BYTES, Journal
+from resilient.journal import EVENTS, JOURNAL_NAME, MAX_LINE_BYTES, Journal, Tail
 
 _FIELDS = st.dictionaries(
     st.text(max_size=8).filter(lambda name: name not in ("event", "time", "durable", "self")),
@@ -285,3 +285,59 @@ def test_the_newest_part_of_a_journal_is_read_without_the_line_that_is_cut(tmp_p
 def test_no_journal_is_an_empty_one(tmp_path: Path) -> None:
     """A run that has not begun has no events, and asking is no error."""
     assert journal.read(tmp_path) == []
+
+
+def test_a_reader_that_follows_reads_each_event_once(tmp_path):
+    """Before there is a journal, while a line is being written, and after another journal has taken its place."""
+    tail = Tail(tmp_path, 2**20)
+    assert tail.read() == ([], False)
+    diary = Journal(tmp_path)
+    diary.append("saved", step=1)
+    events, again = tail.read()
+    assert ([event["step"] for event in events], again) == ([1], True)
+    assert tail.read() == ([], False)
+    with open(diary.path, "ab") as file:
+        file.write(b'{"event":"saved","time":"2026-01-0')
+    diary.append("saved", step=2)
+    assert [event["step"] for event in tail.read()[0]] == [2]
+    with open(diary.path, "ab") as file:
+        file.write(b'{"event":"saved",')
+    assert tail.read() == ([], False)
+    with open(diary.path, "ab") as file:
+        file.write(b'"time":"2026-01-01T00:00:00+00:00","step":3}\n')
+    assert [event["step"] for event in tail.read()[0]] == [3]
+    diary.close()
+    diary.path.unlink()
+    assert tail.read() == ([], True)
+    Journal(tmp_path).append("saved", step=4)
+    assert [event["step"] for event in tail.read()[0]] == [4]
+
+
+def test_a_reader_that_follows_begins_near_the_end_of_a_long_journal(tmp_path):
+    """A line that is cut is no event."""
+    diary = Journal(tmp_path)
+    for step in range(100):
+        diary.append("saved", step=step)
+    tail = Tail(tmp_path, 200)
+    events, _ = tail.read()
+    assert [event["step"] for event in events] == [98, 99] and tail.skipped == diary.path.stat().st_size - 200
+
+
+def test_a_journal_in_the_place_of_another_is_read_from_its_beginning(tmp_path):
+    """Moved there in one step, and longer than the one before; or cut in place."""
+    (tmp_path / "other").mkdir()
+    for directory, steps in ((tmp_path, [1]), (tmp_path / "other", [2, 3, 4])):
+        diary = Journal(directory)
+        for step in steps:
+            diary.append("saved", step=step)
+        diary.close()
+    tail = Tail(tmp_path, 2**20)
+    tail.read()
+    (tmp_path / "other" / JOURNAL_NAME).replace(tmp_path / JOURNAL_NAME)
+    events, again = tail.read()
+    assert ([event["step"] for event in events], again) == ([2, 3, 4], True)
+    lines = (tmp_path / JOURNAL_NAME).read_bytes().splitlines(keepends=True)
+    with open(tmp_path / JOURNAL_NAME, "r+b") as file:
+        file.truncate(len(lines[0]))
+    events, again = tail.read()
+    assert ([event["step"] for event in events], again) == ([2], True)

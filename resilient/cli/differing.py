@@ -8,8 +8,9 @@ from pathlib import Path
 
 from resilient import reading
 from resilient.cli import tables
-from resilient.cli.comparing import Difference, differences
 from resilient.cli.exporting import describe, step_or_word
+from resilient.cli.progress import sign_of_life
+from resilient.comparing import Difference, differences
 from resilient.store import Checkpoint
 
 _EQUAL, _DIFFERENT = 0, 1  # as diff(1)
@@ -17,8 +18,9 @@ _EQUAL, _DIFFERENT = 0, 1  # as diff(1)
 
 def diff_run(directory: Path, step_a: str, step_b: str, *, json: bool) -> int:
     """Compare all tensors of two checkpoints bit for bit and print what differs."""
-    a, b = (reading.choose(directory, step_or_word(step)) for step in (step_a, step_b))
-    found = list(differences(a.tensors, b.tensors))
+    with sign_of_life("reading and comparing"):
+        a, b = (reading.choose(directory, step_or_word(step)) for step in (step_a, step_b))
+        found = list(differences(a.tensors, b.tensors))
     if json:
         tables.print_json({"a": _document(a), "b": _document(b), "differences": [dataclasses.asdict(item) for item in found]})
     else:

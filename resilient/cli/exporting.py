@@ -10,31 +10,44 @@ from typing import Any
 from resilient import reading
 from resilient.cli import tables
 from resilient.cli.output import checked_output, replacing, write_safetensors
+from resilient.cli.progress import sign_of_life
 from resilient.errors import ConfigurationError
 from resilient.store import Checkpoint
 
 _MODEL_FILE, _OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 _SEED_STATE = "seed_generator_state"  # Keras' name for the variable of every SeedGenerator; it is no weight
+_LONGEST_STEP = 12  # digits, of the name of a checkpoint's directory
 _PART = r"(?!\.{1,2}(?:/|$))[^/\0]+"
 _PLACE = re.compile(rf"(?:{_PART}/)*vars(?:/{_PART})+")
 
 
-def export_run(directory: Path, which: str, output: Path) -> int:
+def export_run(directory: Path, which: str, output: Path, *, json: bool) -> int:
     """Write the weights of the checkpoint to `output`, in the format that its ending names."""
     remedy = "Use .weights.h5 for Model.load_weights, .safetensors for others, or `resilient restore` for .keras"
     ending = checked_output(output, directory, (".weights.h5", ".safetensors"), remedy)
-    checkpoint = reading.choose(directory, step_or_word(which))
-    if ending == ".safetensors":
-        write_safetensors(output, weights(checkpoint))
-    else:
-        write_weights_h5(output, checkpoint)
-    tables.print_line(f"Wrote {describe(checkpoint)} to {output} ({tables.size(output.stat().st_size)}).")
+    with sign_of_life(f"reading {directory}"):
+        checkpoint = reading.choose(directory, step_or_word(which))
+    with sign_of_life(f"writing {output}"):
+        if ending == ".safetensors":
+            write_safetensors(output, weights(checkpoint))
+        else:
+            write_weights_h5(output, checkpoint)
+    tell_of(output, checkpoint, json=json)
     return 0
+
+
+def tell_of(output: Path, checkpoint: Checkpoint, *, json: bool) -> None:
+    """Say what was written where."""
+    nbytes = output.stat().st_size
+    if json:
+        tables.print_json({"output": str(output), "nbytes": nbytes, "checkpoint": tables.as_json(checkpoint.info)})
+    else:
+        tables.print_line(f"Wrote {describe(checkpoint)} to {output} ({tables.size(nbytes)}).")
 
 
 def step_or_word(which: str) -> str | int:
     """The argument as `reading.choose` takes it; what is neither a word nor a step is refused there."""
-    return int(which) if which.isdecimal() else which
+    return int(which) if which.isdecimal() and len(which) <= _LONGEST_STEP else which
 
 
 def describe(checkpoint: Checkpoint) -> str:

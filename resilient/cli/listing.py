@@ -41,8 +41,21 @@ def _document(found: Survey) -> dict[str, object]:
 
 
 def _print(found: Survey) -> None:
-    now = dt.datetime.now(dt.UTC)
-    shown = metrics_shown(found)
+    now, metrics = dt.datetime.now(dt.UTC), metrics_shown(found)
+    columns, rows = _table(found, metrics, now)
+    while len(metrics) > 1 and not tables.fits(columns, rows):  # the monitored one stays, and no number is cut
+        metrics = metrics[:-1]
+        columns, rows = _table(found, metrics, now)
+    tables.print_table(columns, rows, left=["best"])
+    data = _input(found)
+    if data is not None:
+        tables.print_line(f"data: {data['kind']}, position {_HOW.get(str(data['positioning']), data['positioning'])}")
+    for problem in [*found.damaged, *found.newer]:
+        say("Damaged" if problem in found.damaged else "Newer", f"{problem.path}: {problem.reason}")
+
+
+def _table(found: Survey, shown: Sequence[str], now: dt.datetime) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows with these metrics."""
     rows: list[tuple[float, list[str]]] = [(info.step, _row(str(info.step), info, shown, now)) for info in found.checkpoints]
     for problems, word in ((found.damaged, "damaged"), (found.newer, "newer format")):
         rows += [_problem_row(problem, word, len(shown)) for problem in problems]
@@ -51,12 +64,7 @@ def _print(found: Survey) -> None:
     listed = [row for _, row in rows]
     if found.final:
         listed.append(_row("final", found.final, shown, now))
-    tables.print_table(["step", "epoch", "batch", *map(_short, shown), "size", "age", "best"], listed, left=["best"])
-    data = _input(found)
-    if data is not None:
-        tables.print_line(f"data: {data['kind']}, position {_HOW.get(str(data['positioning']), data['positioning'])}")
-    for problem in [*found.damaged, *found.newer]:
-        say("Damaged" if problem in found.damaged else "Newer", f"{problem.path}: {problem.reason}")
+    return ["step", "epoch", "batch", *map(_short, shown), "size", "age", "best"], listed
 
 
 def _input(found: Survey) -> Mapping[str, object] | None:

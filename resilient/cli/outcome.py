@@ -65,7 +65,12 @@ def _sentence(error: Exception) -> str:
 def say(kind: str, sentence: str) -> None:
     """One line on stderr."""
     with contextlib.suppress(OSError):  # nobody listens
-        sys.stderr.write(f"{kind}: {' '.join(sentence.split())}\n")
+        sys.stderr.write(f"{kind}: {printable(' '.join(sentence.split()))}\n")
+
+
+def printable(text: str) -> str:
+    """Text from files and arguments for a terminal, which must not take any of it for a command; what cannot be shown is escaped."""
+    return text if text.isprintable() else "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
 
 
 def _reader_left() -> int:

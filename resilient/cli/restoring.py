@@ -7,29 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from resilient import reading
-from resilient.cli import scripts, tables
-from resilient.cli.exporting import describe, step_or_word
+from resilient.cli import scripts
+from resilient.cli.exporting import step_or_word, tell_of
 from resilient.cli.output import checked_output, replacing
+from resilient.cli.progress import sign_of_life
 from resilient.errors import ConfigurationError
 
 
-def restore_run(directory: Path, reference: str, which: str, output: Path) -> int:
+def restore_run(directory: Path, reference: str, which: str, output: Path, *, json: bool) -> int:
     """Build the model, restore it, save it."""
     # Everything that can be known without TensorFlow is checked before it is imported, which takes seconds.
     remedy = "Use .keras for the whole model or .weights.h5 for its weights"
     ending = checked_output(output, directory, (".keras", ".weights.h5"), remedy)
-    checkpoint = reading.choose(directory, step_or_word(which))
+    with sign_of_life(f"reading {directory}"):
+        checkpoint = reading.choose(directory, step_or_word(which))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     model = _built_model(scripts.call(scripts.load_function(reference), reference), reference)
     from resilient.state import apply_to_model
 
     apply_to_model(model, checkpoint)
-    with replacing(output, ending) as temporary:
+    with sign_of_life(f"writing {output}"), replacing(output, ending) as temporary:
         if ending == ".keras":
             model.save(temporary)
         else:
             model.save_weights(temporary)
-    tables.print_line(f"Wrote {describe(checkpoint)} to {output} ({tables.size(output.stat().st_size)}).")
+    tell_of(output, checkpoint, json=json)
     return 0
 
 
