@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file
 
-from chaos import damage, kill, oracle
+from chaos import kill, oracle
+from chaos.faults import damage
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "digits.py"
 PATIENCE = 120.0  # seconds until a process counts as hung

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from chaos import damage, kill, oracle, zygote
+from chaos import kill, oracle, zygote
+from chaos.faults import damage
 from chaos.programs.recorder import EPOCH_END
 from chaos.programs.registry import Program
 from chaos.rounds import EXIT_PREEMPTED, Place, tail

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from chaos import damage, kill, oracle
+from chaos import kill, oracle
+from chaos.faults import damage
 
 PATIENCE = 180.0  # seconds until a program that neither dies nor ends counts as hung
 LONGEST_START = 6.0  # seconds: kills at start-up fall anywhere into imports, building and the first compile

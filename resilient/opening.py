@@ -132,7 +132,10 @@ class Opening:
 
     def _warn_of_lost_checkpoints(self) -> None:
         """Beginning anew where a run has saved before is rarely what was meant: a wrong mount, a directory deleted by mistake."""
-        saved = [] if self._resume is False else [event for event in read(self._store.directory) if event["event"] == "saved"]
+        saved: list[dict[str, Any]] = []
+        if self._resume is not False:
+            with contextlib.suppress(OSError):  # a journal that cannot be read has nothing to tell
+                saved = [event for event in read(self._store.directory) if event["event"] == "saved"]
         if saved:
             warnings.warn(
                 f"The journal in {self._store.directory} tells of a checkpoint of step {saved[-1].get('step')}, and there is none now: "

@@ -1,357 +1,206 @@
-"""The store under power cuts: what it asked the kernel to do is recorded, and every tree is built that a cut could have left of it.
-
-Two models of what survives. `ordered` (ext4, xfs, btrfs): names change in the order of the calls, and any sync makes all earlier
-changes of names durable; content that was not synced may be lost in any part. `weak` (bare POSIX): of the changes of names that
-were not synced by their own directory, any subset survives. The oracle is the store itself: it must find the last acknowledged state
-or a newer one.
-"""
+"""Every state that a crash may leave of a run directory, and the real restore on each; broken protocols that this must catch."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
+import collections
+import json
 import os
 import random
+import re
 import shutil
-import tempfile
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from store_samples import FROZEN, commit, is_sample, leftovers, manifest, prepared, reports, tensors
-
-from resilient.keep import Keep
-from resilient.store import Store, kernel
-from resilient.store.files import sync_directory
-
-EXHAUSTIVE = 5  # pending operations up to which every subset is tried
-SAMPLES = 24  # subsets tried beyond
-
-
-@dataclasses.dataclass(frozen=True)
-class Write:
-    inode: int
-    offset: int
-    data: bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One atomic change of directory entries: (directory, name, inode or None) each."""
-
-    changes: tuple[tuple[int, str, int | None], ...]
-
-    @property
-    def directories(self):
-        return {directory for directory, _, _ in self.changes}
-
-
-@dataclasses.dataclass(frozen=True)
-class Sync:
-    inode: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Ack:
-    kind: str
-    sequence: int
-
-
-class Recorder:
-    """Notes what goes through `os` below a base directory, in terms of inodes of its own."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.trace: list[object] = []
-        self.tree: dict[int, dict[str, int]] = {0: {}}  # directory -> name -> inode; 0 is the base, and durable
-        self.descriptors: dict[int, int] = {}
-        self.offsets: dict[int, int] = {}
-        self.numbers = itertools.count(1)
-
-    def find(self, path, dir_fd=None) -> tuple[int, str]:
-        """Directory and name of a path."""
-        path = Path(os.fsdecode(path))
-        if dir_fd is not None:
-            return self.descriptors[dir_fd], path.name
-        directory = 0
-        parts = path.relative_to(self.base).parts
-        for part in parts[:-1]:
-            directory = self.tree[directory][part]
-        return directory, parts[-1] if parts else "."
-
-    def inode(self, path, dir_fd=None) -> int | None:
-        directory, name = self.find(path, dir_fd)
-        return directory if name == "." else self.tree[directory].get(name)
-
-    def change(self, *changes: tuple[int, str, int | None]) -> None:
-        for directory, name, inode in changes:
-            if inode is None:
-                self.tree[directory].pop(name)
-            else:
-                self.tree[directory][name] = inode
-        self.trace.append(Entry(changes))
-
-    def rename(self, source, target) -> None:
-        (old, name), (new, new_name) = self.find(source), self.find(target)
-        self.change((new, new_name, self.tree[old][name]), (old, name, None))
-
-    def exchange(self, first, second) -> None:
-        (left, name), (right, other) = self.find(first), self.find(second)
-        self.change((left, name, self.tree[right][other]), (right, other, self.tree[left][name]))
-
-    def create(self, path, dir_fd=None, directory=False) -> int:
-        inode = next(self.numbers)
-        if directory:
-            self.tree[inode] = {}
-        self.change((*self.find(path, dir_fd), inode))
-        return inode
-
-    def install(self, patch) -> None:
-        real = {name: getattr(os, name) for name in ("open", "close", "write", "fsync", "link", "mkdir", "rename", "unlink", "rmdir")}
-        real_exchange = kernel.exchange
-
-        def opened(path, flags, mode=0o777, *, dir_fd=None):
-            fd = real["open"](path, flags, mode, dir_fd=dir_fd)
-            inode = self.inode(path, dir_fd)
-            self.descriptors[fd] = self.create(path, dir_fd) if inode is None else inode
-            self.offsets[fd] = 0
-            return fd
-
-        def written(fd, data):
-            count = real["write"](fd, data)
-            self.trace.append(Write(self.descriptors[fd], self.offsets[fd], bytes(data[:count])))
-            self.offsets[fd] += count
-            return count
-
-        def linked(source, target, *, follow_symlinks=True):
-            real["link"](source, target, follow_symlinks=follow_symlinks)
-            self.change((*self.find(target), self.inode(source)))
-
-        def made(path, mode=0o777):
-            real["mkdir"](path, mode)
-            self.create(path, directory=True)
-
-        def removed(name):
-            def remove(path, *, dir_fd=None):
-                real[name](path, dir_fd=dir_fd)
-                self.change((*self.find(path, dir_fd), None))
-
-            return remove
-
-        def exchanged(first, second):
-            done = real_exchange(first, second)
-            if done:
-                self.exchange(first, second)
-            return done
-
-        patch.setattr(os, "open", opened)
-        patch.setattr(os, "write", written)
-        patch.setattr(os, "fsync", lambda fd: (real["fsync"](fd), self.trace.append(Sync(self.descriptors[fd]))))
-        patch.setattr(os, "link", linked)
-        patch.setattr(os, "mkdir", made)
-        patch.setattr(os, "rename", lambda source, target: (real["rename"](source, target), self.rename(source, target)))
-        patch.setattr(os, "unlink", removed("unlink"))
-        patch.setattr(os, "rmdir", removed("rmdir"))
-        patch.setattr(kernel, "exchange", exchanged)
-
-
-# -- what a cut can leave ------------------------------------------------------------------------------------------------------------
-
-
-def subsets(items, rng):
-    """Every subset of a few; of many: all, none, the prefixes, each but one, and a sample."""
-    items = list(items)
-    if len(items) <= EXHAUSTIVE:
-        yield from (set(chosen) for size in range(len(items) + 1) for chosen in itertools.combinations(items, size))
-        return
-    yield from (set(items[:length]) for length in range(len(items) + 1))
-    yield from (set(items) - {item} for item in items)
-    yield from ({item for item in items if rng.random() < 0.5} for _ in range(SAMPLES))
-
-
-def survivors(trace, model, rng):
-    """Sets of positions in `trace`, the calls until the cut, that may have survived it."""
-    syncs = [(position, call.inode) for position, call in enumerate(trace) if isinstance(call, Sync)]
-    names = [position for position, call in enumerate(trace) if isinstance(call, Entry)]
-    data = [position for position, call in enumerate(trace) if isinstance(call, Write)]
-    durable_data = {position for position in data if any(at > position and inode == trace[position].inode for at, inode in syncs)}
-    if model == "ordered":
-        last = max((at for at, _ in syncs), default=-1)
-        fixed = {position for position in names if position < last}
-        pending = [position for position in names if position > last]
-        choices = [set(pending[:length]) for length in range(len(pending) + 1)]
-    else:
-        fixed = {
-            position
-            for position in names
-            if all(any(at > position and inode == directory for at, inode in syncs) for directory in trace[position].directories)
-        }
-        choices = list(subsets([position for position in names if position not in fixed], rng))
-    lost = list(subsets([position for position in data if position not in durable_data], rng))
-    for index, chosen in enumerate(choices):
-        # Of the combinations of many names and many data, a diagonal: each choice is met, with each extreme of the other.
-        for kept in lost if len(choices) * len(lost) <= 64 else [lost[index % len(lost)], lost[0], lost[-1]]:
-            yield fixed | durable_data | chosen | kept
-
-
-def remains(trace, survived):
-    """The tree that is left: path -> content (None for a directory)."""
-    tree: dict[int, dict[str, int]] = {0: {}}
-    content: dict[int, bytearray] = {}
-    for position, call in enumerate(trace):
-        if isinstance(call, Entry) and position in survived:
-            for directory, name, inode in call.changes:
-                entries = tree.setdefault(directory, {})
-                entries.pop(name, None) if inode is None else entries.update({name: inode})
-        elif isinstance(call, Write):
-            held = content.setdefault(call.inode, bytearray())
-            held.extend(b"\0" * (call.offset + len(call.data) - len(held)))  # lost content reads as zeros
-            if position in survived:
-                held[call.offset : call.offset + len(call.data)] = call.data
-    return tree, content
-
-
-def build(place: Path, trace, survived, directories) -> tuple:
-    """Builds the tree on disk; returns what tells two trees apart."""
-    tree, content = remains(trace, survived)
-    seen = []
-
-    def fill(inode: int, path: Path) -> None:
-        for name, child in sorted(tree.get(inode, {}).items()):
-            if child in directories:
-                seen.append((str(path / name), None))
-                fill(child, path / name)
-            else:
-                seen.append((str(path / name), bytes(content.get(child, b""))))
-
-    fill(0, place)
-    return tuple(seen)
-
-
-def holds(trees, acks) -> bool:
-    """Whether the store finds, in that tree, the last acknowledged states or newer ones, whole, and cleans up."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as place:
-        for path, data in trees:
-            target = Path(place) / Path(path).relative_to("/")
-            target.mkdir(parents=True, exist_ok=True) if data is None else target.write_bytes(data)
-        store = Store(Path(place) / "run")
-        try:
-            store.prepare()
-            seen, report = reports()
-            latest, final = store.latest(report), store.load_final()
-            if seen or store.verify() or leftovers(Path(place)):
-                return False
-        except Exception:  # noqa: BLE001 (whatever it is, the run cannot go on)
-            return False
-        found = {"commit": latest, "final": final}
-        return all(one is None or is_sample(one) for one in found.values()) and all(
-            found[kind] is not None and found[kind].manifest.sequence >= sequence for kind, sequence in acks.items()
-        )
-
-
-def explore(trace, model) -> tuple[int, int]:
-    """Numbers of different trees after a cut anywhere in `trace`, and of those in which the run is not as promised."""
-    rng = random.Random(1)
-    directories = {call.changes[0][2] for call in trace if isinstance(call, Entry)} & (
-        {directory for call in trace if isinstance(call, Entry) for directory in call.directories}
-    )
-    verdicts: dict[tuple, bool] = {}
-    acks: dict[str, int] = {}
-    for cut in range(len(trace) + 1):
-        if cut and isinstance(trace[cut - 1], Ack):
-            acks[trace[cut - 1].kind] = trace[cut - 1].sequence
-        for survived in survivors(trace[:cut], model, rng):
-            tree = build(Path("/"), trace[:cut], survived, directories)
-            key = (tree, tuple(acks.items()))
-            if key not in verdicts:
-                verdicts[key] = holds(tree, acks)
-    return len(verdicts), sum(not good for good in verdicts.values())
-
-
-# -- lives to be cut -------------------------------------------------------------------------------------------------------------------
-
-
-def grow(store: Store, acknowledge) -> None:
-    for sequence in (1, 2, 3):
-        commit(store, 10 * sequence, sequence)
-        acknowledge("commit", sequence)
-        store.prune(Keep(last=1, best=0))
-
-
-def replace(store: Store, acknowledge) -> None:
-    for sequence in (1, 2):
-        commit(store, 10, sequence)
-        acknowledge("commit", sequence)
-
-
-def finish(store: Store, acknowledge) -> None:
-    for sequence in (1, 2):
-        store.commit_final(manifest(9, sequence), tensors(sequence), FROZEN)
-        acknowledge("final", sequence)
-
-
-def send_back(store: Store, acknowledge) -> None:
-    for sequence, step in enumerate((10, 20, 15)):
-        commit(store, step, sequence)
-        acknowledge("commit", sequence)
-    store.drop_abandoned("first", 2, 10)
-
-
-class KilledError(BaseException):
-    """The process dies here."""
-
-
-def restart(store: Store, acknowledge) -> None:
-    """Killed between the rename of a replacement and its sync; the next process sweeps the old one away, and then the power goes."""
-    commit(store, 10, 1)
-    acknowledge("commit", 1)
-
-    def die_before_the_parent(path: Path) -> None:
-        if path.name == "checkpoints":
-            raise KilledError
-        sync_directory(path)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resilient.store.commit.sync_directory", die_before_the_parent)
-        with pytest.raises(KilledError):
-            commit(store, 10, 2)
-    Store(store.directory).prepare()
-    acknowledge("commit", 1)
-
-
-LIVES = (grow, replace, finish, send_back, restart)
-
-
-def record(base: Path, life, exchange=True) -> list[object]:
-    base.mkdir()
-    recorder = Recorder(base)
-    with pytest.MonkeyPatch.context() as patch:
-        recorder.install(patch)
-        if not exchange:
-            patch.setattr(kernel, "exchange", lambda first, second: False)
-        life(prepared(base / "run"), lambda kind, sequence: recorder.trace.append(Ack(kind, sequence)))
-    assert sum(isinstance(call, Ack) for call in recorder.trace) >= 2
-    shutil.rmtree(base)
-    return recorder.trace
-
-
-@pytest.mark.parametrize("model", ["ordered", "weak"])
-@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
-@pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
-def test_no_power_cut_costs_an_acknowledged_state(tmp_path, life, exchange, model):
-    """Commits, replacement, pruning, an abandoned line and the final state, cut after every call, in every way the model allows."""
-    states, bad = explore(record(tmp_path / "base", life, exchange), model)
-    assert states > 40
-    assert bad == 0
-
-
-def is_file_sync(call, trace) -> bool:
-    return isinstance(call, Sync) and any(isinstance(other, Write) and other.inode == call.inode for other in trace)
-
-
-@pytest.mark.parametrize("lazy", ["files", "directories"])
-def test_the_oracle_notices_a_missing_sync(tmp_path, lazy):
-    """Negative control: the same calls without syncing files, or without syncing directories, lose acknowledged states."""
-    trace = record(tmp_path / "base", grow)
-    mutant = [call for call in trace if not isinstance(call, Sync) or is_file_sync(call, trace) != (lazy == "files")]
-    assert len(mutant) < len(trace)
-    assert explore(mutant, "weak")[1] > 0
+
+from chaos.crash_states import explore, page
+from chaos.crash_states.lives import LIVES, named
+from chaos.crash_states.mutants import MUTANTS
+from chaos.crash_states.persistence import MODELS, Breadth, Cut, Kept, State, states
+from chaos.crash_states.recording import Ack, Recorder, Resize, Sync, Write
+from chaos.samples import BLOCK
+from resilient.store import output
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "crash-states.md"
+BREADTH = Breadth(exhaustive=3, samples=5, pairs=10)
+CASES = [pytest.param(life, way, id=f"{life.name} {way}".strip()) for life in LIVES for way in life.ways]
+
+
+@pytest.mark.parametrize(("life", "way"), CASES)
+def test_no_crash_costs_an_acknowledged_state(life, way):
+    """A life cut after every call, in every way that each of the three models allows; and the restart after it cut again."""
+    name, counts, distinct = explore.survey(life, way, BREADTH, restarts=2)
+    assert [str(bad) for count in counts.values() for bad in count.bad] == []
+    assert set(counts) == set(MODELS) and distinct > 30, name
+    assert all(count.restarts > 5 for count in counts.values()) or not life.restarts
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_broken_protocol_is_caught(mutant):
+    """Negative control, for each of them; and the table in the docs says where."""
+    bad = mutant.caught()
+    assert bad is not None
+    # Name, what it does, life and model; the very call may be another one with another Python's `shutil`.
+    shown = [line.split("|")[1:4] for line in page.between(PAGE, "mutants").splitlines()]
+    assert page.mutant_row(mutant, bad).split("|")[1:4] in shown
+
+
+def test_the_docs_show_no_mutant_that_is_not_there():
+    """Nor one twice, and no life that is not there."""
+    assert len(page.between(PAGE, "mutants").splitlines()) == len(MUTANTS) + 2
+    shown = [line.split("|")[1].strip() for line in page.between(PAGE, "states").splitlines()[2:] if line.startswith("|")]
+    assert shown == [f"{life.name} ({way})" if way else life.name for life in LIVES for way in life.ways]
+    assert all(line.endswith("| 0 |") for line in page.between(PAGE, "states").splitlines()[2:] if line.startswith("|"))
+
+
+def test_direct_writes_of_another_thread_are_recorded(tmp_path):
+    """Bytes that go past the page cache are no safer before their fsync, so the recorder has to see each of them."""
+    recording = explore.record(named("large"))
+    writes = [event for event in recording.events if isinstance(event, Write) and event.says.endswith(".tmp/model.safetensors")]
+    assert len(writes) > 2 and sum(len(write.data) for write in writes) > 2 * 9 * BLOCK
+    synced = {event.inode for event in recording.events if isinstance(event, Sync) and not event.lost}
+    assert {write.inode for write in writes} <= synced
+    probe = os.open(tmp_path / "probe", os.O_WRONLY | os.O_CREAT)
+    if output._set_direct(probe, on=True):  # else this file system has none, and everything went through the page cache
+        assert any(len(write.data) % BLOCK == 0 for write in writes)
+    os.close(probe)
+
+
+KINDS = {
+    "write": "write",
+    "pwrite": "write",
+    "pwrite64": "write",
+    "fsync": "fsync",
+    "fallocate": "fallocate",
+    "ftruncate": "ftruncate",
+    "openat": "create",
+    "mkdir": "mkdir",
+    "rename": "rename",
+    "replace": "rename",
+    "renameat": "rename",
+    "renameat2": "rename",
+    "link": "link",
+    "linkat": "link",
+    "rmdir": "remove",
+    "unlink": "remove",
+    "unlinkat": "remove",
+}
+NAMES_OF_PYTHON = {"pwrite", "replace"}
+COUNTING = """
+import collections, json, os, sys
+from pathlib import Path
+from chaos.calls import CHANGES, met
+from chaos.crash_states.lives import named
+counted = collections.Counter()
+def count(call, go):
+    result = go()
+    if call.name != "open" or call.arguments[1] & os.O_CREAT:
+        counted["openat" if call.name == "open" else call.name] += result != -1
+    return result
+base = Path(sys.argv[1])
+for name in sys.argv[2:]:
+    life = named(name)
+    life.before(base / name)
+    with met(count, base, CHANGES):
+        os.access("/begin-" + name, os.F_OK)
+        life.live(base / name, lambda kind, number: None)
+        os.access("/end-" + name, os.F_OK)
+print(json.dumps(counted))
+"""
+
+
+def traces() -> bool:
+    """Whether strace is here and may trace."""
+    program = shutil.which("strace")
+    return program is not None and subprocess.run([program, "-o", "/dev/null", "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not traces(), reason="strace cannot be used here")
+def test_no_call_that_changes_the_disk_goes_past_the_recorder(tmp_path):
+    """What strace sees from outside is, call for call, what is met in process."""
+    log, names = tmp_path / "strace", ["grow", "large", "replace", "quarantine", "publish", "journal"]
+    calls = ",".join({"access", "faccessat", "faccessat2", *KINDS} - NAMES_OF_PYTHON)
+    command = ["strace", "-f", "-y", "-qq", "-o", str(log), "-e", f"trace={calls}", sys.executable, "-c", COUNTING, str(tmp_path), *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    seen: collections.Counter[str] = collections.Counter()
+    now = False
+    for line in whole_lines(log.read_text(errors="replace")):
+        mark = re.search(r'access.*"/(begin|end)-', line)
+        now = mark[1] == "begin" if mark else now
+        call = re.match(r"(\w+)\(", line)
+        if now and call and call[1] in KINDS and str(tmp_path) in line and " = -1 " not in line:
+            seen[KINDS[call[1]]] += call[1] != "openat" or "O_CREAT" in line
+    met: collections.Counter[str] = collections.Counter()
+    for name, count in json.loads(done.stdout).items():
+        met[KINDS[name]] += count
+    assert +met == +seen
+    assert met["write"] > 50 and met["fsync"] > 50
+
+
+def whole_lines(text: str) -> list[str]:
+    """Calls by their beginnings, without pids; those that strace told in two parts joined."""
+    begun: dict[str, str] = {}
+    lines = []
+    for line in text.splitlines():
+        pid, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if rest.endswith("<unfinished ...>"):
+            begun[pid] = rest.removesuffix("<unfinished ...>")
+        elif rest.startswith("<... "):
+            lines.append(begun.pop(pid, "") + rest.partition("resumed>")[2])
+        else:
+            lines.append(rest)
+    return lines
+
+
+def record_two_blocks(base: Path, *, sync: bool = False):
+    with (recorder := Recorder(base)).on():
+        fd = os.open(base / "file", os.O_WRONLY | os.O_CREAT)
+        os.write(fd, b"n" * 2 * BLOCK)
+        if sync:
+            os.fsync(fd)
+        os.close(fd)
+    return recorder.recording()
+
+
+def test_a_lost_block_holds_what_was_there_before(tmp_path):
+    """Old content, zeros or what another file left; and what was synced is never lost."""
+    (tmp_path / "file").write_bytes(b"o" * BLOCK)
+    cut = Cut(recording := record_two_blocks(tmp_path), len(recording.events))
+
+    def content(kept: Kept) -> bytes:
+        return State(cut, frozenset(), {1: kept}).nodes()[0].content
+
+    old, new = b"o" * BLOCK, b"n" * BLOCK
+    assert content(Kept(None)) == new + new
+    assert content(Kept(frozenset(), resized=False)) == old
+    assert content(Kept(frozenset())) == old + bytes(BLOCK)
+    assert content(Kept(frozenset({0}), fill=0xA5)) == new + b"\xa5" * BLOCK
+    assert content(Kept(frozenset({1}), resized=False)) == old + new
+    (tmp_path / "file").write_bytes(b"o" * BLOCK)
+    recording = record_two_blocks(tmp_path, sync=True)
+    everywhere = states(Cut(recording, len(recording.events)), "weak", random.Random(1), BREADTH)
+    assert {state.nodes()[0].content for state in everywhere} == {new + new}
+
+
+def test_what_a_failed_sync_should_have_saved_stays_lost(tmp_path):
+    """A later fsync of the same file that succeeds saves only what came after."""
+    events = [Write(1, 0, b"a" * BLOCK, "a"), Sync(1, "s", lost=True), Write(1, BLOCK, b"b" * BLOCK, "b"), Sync(1, "s")]
+    (tmp_path / "file").write_bytes(b"")
+    recording = record_two_blocks(tmp_path)
+    cut = Cut(type(recording)(recording.baseline, events, recording.directories), len(events))
+    assert State(cut, frozenset(), {1: Kept(frozenset())}).nodes()[0].content == bytes(BLOCK) + b"b" * BLOCK
+
+
+def test_an_acknowledgement_comes_after_its_syncs():
+    """In every life the recorder saw something written, synced and acknowledged, in this order."""
+    for life in LIVES:
+        events = explore.record(life).events
+        kinds = [type(event) for event in events if isinstance(event, Write | Sync | Ack)]
+        assert Ack in kinds and Write in kinds and Sync in kinds
+        last = max(at for at, kind in enumerate(kinds) if kind is Ack)
+        assert Sync in kinds[:last] or life.name in ("quarantine", "damaged final")
+    assert any(isinstance(event, Resize) for event in explore.record(named("grow")).events)

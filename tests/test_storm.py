@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chaos import damage, kill, oracle, rounds, storm
+from chaos import kill, oracle, rounds, storm
+from chaos.faults import damage
 
 STEPS = 5
 

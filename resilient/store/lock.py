@@ -107,7 +107,8 @@ class RunLock:
         fd, self._fd = self._fd, None
         _held.discard(self)
         if fd is not None:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # it is closed all the same, and what it may not have written is who held it
+                os.close(fd)
 
 
 # The only module state of the room: a fork hook cannot be unregistered, so one hook serves all locks and holds none alive.
@@ -150,6 +151,11 @@ def lock_warning(directory: str | os.PathLike[str]) -> str | None:
         f"The run directory {os.fspath(directory)} is on a network or user-space file system ({kind}). Its locks need not exclude "
         "processes on other machines: make sure that only one machine at a time trains in this directory."
     )
+
+
+def filesystem_type(path: Path) -> str | None:
+    """Type of the file system that this real path is on; None where the system does not tell."""
+    return _filesystem_type(path)
 
 
 def _filesystem_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:

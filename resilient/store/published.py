@@ -184,6 +184,7 @@ class Ledger:
         with contextlib.suppress(FileNotFoundError):  # the caller removed it
             if not kept.exists():
                 _link_or_copy(self.base / written.path, kept)
+                files.sync_directory(self.directory)  # before the file loses its name to the next version, not some time after
         for old in sorted(self._kept_files())[:-_KEPT]:
             old.unlink(missing_ok=True)
 
@@ -195,9 +196,10 @@ class Ledger:
         return self.directory.glob("[0-9]" * 12 + "-*.kept")
 
     def finish(self) -> None:
-        """The run is over: nothing it overwrote is kept any longer."""
-        for kept in self._kept_files():
-            kept.unlink(missing_ok=True)
+        """The run is over: nothing it overwrote is kept any longer. What the disk does not give up stays, and harms nobody."""
+        with contextlib.suppress(OSError):
+            for kept in self._kept_files():
+                kept.unlink(missing_ok=True)
 
     def roll_back(self, serial: int) -> RolledBack | None:
         """Makes the files what they were when write `serial` was the last one; None where nothing is known of this run.

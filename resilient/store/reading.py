@@ -144,6 +144,12 @@ def _opened(path: Path) -> Iterator[int]:
             raise Absent(os.fspath(path)) from damage
         raise
     finally:
+        _close(fd)
+
+
+def _close(fd: int) -> None:
+    """Of what was only read: that it fails, as on a lost file server, says nothing about what was read."""
+    with contextlib.suppress(OSError):
         os.close(fd)
 
 
@@ -170,7 +176,7 @@ def _opened_file(path: Path, directory: int, name: str) -> Iterator[int]:
                 raise Damaged(f"{name} is not a regular file")
             yield fd
         finally:
-            os.close(fd)
+            _close(fd)
     except OSError as error:
         raise _finding(error, path / name, name) from error
 

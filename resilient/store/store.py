@@ -135,7 +135,7 @@ class Store:
         """Keeps what is damaged there. Once it is replaced it has a temporary's name: a kill would leave it to be swept."""
         try:
             check_sizes(target)
-        except Absent:
+        except (Absent, StorageError):  # nothing is known against what is there, if anything is
             return
         except (Damaged, CheckpointMismatchError) as finding:
             self._move_to_quarantine(target, target.name, str(finding))
@@ -333,10 +333,9 @@ class Store:
         return sound
 
     def _present(self, name: str) -> Manifest | None:
-        try:
+        with contextlib.suppress(Absent, Damaged, CheckpointMismatchError):
             return check_sizes(self._checkpoints / name)
-        except (Absent, Damaged, CheckpointMismatchError):
-            return None
+        return None
 
     def _is_valid(self, manifest: Manifest) -> bool:
         if (manifest.progress.step, manifest.sequence) in self._known_valid:
