@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chaos import inputs_round
+from chaos import inputs_round, result
 from chaos.inputs_round import CADENCES, Fresh, Reference, Result, Round, Starter
 from chaos.programs import registry
 from chaos.programs.registry import Program
@@ -150,7 +150,9 @@ class Siege:
 class Storm:
     """All programs of the table, `jobs` at a time."""
 
-    def __init__(self, root: Path, kills: int, seed: int, jobs: int, fresh: bool, console: Console, page: Page | None) -> None:
+    def __init__(
+        self, root: Path, kills: int, seed: int, jobs: int, fresh: bool, console: Console, page: Page | None, *, compare: bool = True
+    ) -> None:
         self._root = root
         self._kills = kills
         self._seed = seed
@@ -158,6 +160,7 @@ class Storm:
         self._fresh = fresh
         self._console = console
         self._page = page
+        self._compare = compare
         self._lock = threading.Lock()
 
     def play(self, chosen: Iterable[tuple[Program, str]]) -> list[Verdict]:
@@ -185,7 +188,7 @@ class Storm:
 
     def _one(self, program: Program, backend: str, starter: Starter) -> Verdict:
         root = self._root / backend / program.name
-        verdict = Siege(program, starter, root, backend, self._kills, self._seed).lay()
+        verdict = Siege(program, starter, root, backend, self._kills, self._seed, compare=self._compare).lay()
         skipped = verdict.verdict.startswith(SKIPPED)
         color = "green" if verdict.verdict == EQUAL else "yellow" if skipped else "red"
         with self._lock:
@@ -250,6 +253,25 @@ def table(verdicts: list[Verdict]) -> Table:
     return view
 
 
+def rows(verdicts: list[Verdict]) -> list[result.Row]:
+    """The same for the table of all parts: a row for the programs of one theme."""
+    found = []
+    for theme in dict.fromkeys(one.program.theme for one in verdicts):
+        mine = [one for one in verdicts if one.program.theme == theme and not one.verdict.startswith(SKIPPED)]
+        kills = sum(one.kills for one in mine)
+        if kills:
+            equal = sum(one.kills for one in mine if one.verdict == EQUAL)
+            fault = f"SIGKILL, SIGTERM: {theme} ({len(mine)} programs)"
+            found.append(result.Row(fault, kills, kills, equal, sum(one.result.repeated for one in mine) / kills))
+    return found
+
+
+def problems(verdicts: list[Verdict]) -> list[str]:
+    """A sentence for each program that did not end equal."""
+    bad = [one for one in verdicts if one.verdict != EQUAL and not one.verdict.startswith(SKIPPED)]
+    return [f"{one.program.name} ({one.backend}): {one.verdict} {' '.join(one.result.problems[:1])}" for one in bad]
+
+
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -260,8 +282,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backend", nargs="+", choices=registry.ALL, help="of Keras (all)")
     parser.add_argument("--list", action="store_true", help="list the programs and do nothing")
     parser.add_argument("--fresh", action="store_true", help="a new interpreter for each attempt, and no fork server")
+    parser.add_argument("--quick", action="store_true", help="take one undisturbed training for granted, which a long storm checks")
     parser.add_argument("--write", type=Path, metavar="FILE", help="keep the Markdown table in this file, between its markers, up to date")
     parser.add_argument("--root", type=Path, help="where to work; what went wrong is left there (a new temporary directory)")
+    result.add_option(parser)
     return parser.parse_args(given)
 
 
@@ -277,8 +301,9 @@ def main(given: list[str] | None = None) -> int:
     root = args.root or Path(tempfile.mkdtemp(prefix="inputs-"))
     console.print(f"{len(chosen)} programs, {args.kills} kills each, seed {args.seed}, {args.jobs} at a time, in {root}")
     page = Page(args.write) if args.write else None
-    verdicts = Storm(root, args.kills, args.seed, args.jobs, args.fresh, console, page).play(chosen)
+    verdicts = Storm(root, args.kills, args.seed, args.jobs, args.fresh, console, page, compare=not args.quick).play(chosen)
     console.print(table(verdicts))
+    result.write(args.result, rows(verdicts), problems(verdicts))
     bad = [one for one in verdicts if one.verdict != EQUAL and not one.verdict.startswith(SKIPPED)]
     kills = sum(one.kills for one in verdicts)
     console.print(

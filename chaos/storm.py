@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from chaos import oracle
+from chaos import oracle, result
 from chaos.rounds import FAULTS, Deck, Kill, Place, Reference, Result, Round, undisturbed
 
 DEFAULT_PROGRAM = shlex.join([sys.executable, "-m", "chaos.program"])
@@ -52,7 +52,7 @@ class Storm:
         self._console.print(f"undisturbed: {len(reference.log)} batches, digest {oracle.combined(reference.outcome)}")
         with concurrent.futures.ThreadPoolExecutor(self._jobs) as pool:
             lanes = [pool.submit(lambda: list(self._lane(reference))) for _ in range(self._jobs)]
-            return [result for lane in lanes for result in lane.result()]
+            return [played for lane in lanes for played in lane.result()]
 
     def _lane(self, reference: Reference) -> Iterator[Result]:
         while self._deck:
@@ -61,25 +61,25 @@ class Storm:
             cadence = CADENCES[(number - 1) % len(CADENCES)]
             place = Place(self._root / f"round-{number}")
             program = [*self._program, "--save-every", cadence]
-            result = Round(program, place, f"{self._seed}/{number}", reference, self._deck).play()
-            self._report(number, cadence, result)
-            if not result.problems:
+            played = Round(program, place, f"{self._seed}/{number}", reference, self._deck).play()
+            self._report(number, cadence, played)
+            if not played.problems:
                 shutil.rmtree(place.root)
-            yield result
+            yield played
 
-    def _report(self, number: int, cadence: str, result: Result) -> None:
-        verdict = "[green]equal[/]" if not result.problems else "[red]NOT EQUAL[/]"
+    def _report(self, number: int, cadence: str, played: Result) -> None:
+        verdict = "[green]equal[/]" if not played.problems else "[red]NOT EQUAL[/]"
         self._console.print(
-            f"round {number:>3} (seed {self._seed}/{number}, save_every={cadence}): {len(result.kills)} kills, "
-            f"{result.repeated} of {result.batches} batches trained again, {result.seconds:.0f} s: {verdict}"
+            f"round {number:>3} (seed {self._seed}/{number}, save_every={cadence}): {len(played.kills)} kills, "
+            f"{played.repeated} of {played.batches} batches trained again, {played.seconds:.0f} s: {verdict}"
         )
-        for problem in result.problems[:5]:
+        for problem in played.problems[:5]:
             self._console.print(f"    [red]{escape(problem)}[/]")
 
 
 def table(results: list[Result]) -> Table:
     """Kills by kind: how many, what the process ended with, what they cost."""
-    kills = [kill for result in results for kill in result.kills]
+    kills = [kill for one in results for kill in one.kills]
     title = "kills, and the batches that had to be trained again"
     view = Table(Column("kill", no_wrap=True), "delivered", "exit codes", "mean", "most", title=title)
     for name in FAULTS:
@@ -98,6 +98,18 @@ def _costs(kills: list[Kill]) -> tuple[str, str]:
     return (f"{sum(lost) / len(lost):.1f}", str(max(lost))) if lost else ("", "")
 
 
+def rows(results: list[Result]) -> list[result.Row]:
+    """The same for the table of all parts."""
+    found = []
+    for name in FAULTS:
+        mine = [(kill, one) for one in results for kill in one.kills if kill.fault == name]
+        lost = [kill.lost for kill, _ in mine if kill.lost is not None]
+        if mine:
+            equal = sum(not one.problems for _, one in mine)
+            found.append(result.Row(name, len(mine), len(mine), equal, sum(lost) / len(lost) if lost else None))
+    return found
+
+
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,6 +118,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time (2)")
     parser.add_argument("--program", default=DEFAULT_PROGRAM, help="command that takes --directory, --log, --out and --save-every")
     parser.add_argument("--root", type=Path, help="where to work; rounds that went wrong are left there (a new temporary directory)")
+    result.add_option(parser)
     return parser.parse_args(given)
 
 
@@ -116,9 +129,10 @@ def main(given: list[str] | None = None) -> int:
     root = args.root or Path(tempfile.mkdtemp(prefix="storm-"))
     console.print(f"storm of {args.kills} kills, seed {args.seed}, {args.jobs} at a time, in {root}")
     results = Storm(shlex.split(args.program), root, args.kills, args.seed, args.jobs, console).play()
-    problems = [problem for result in results for problem in result.problems]
+    problems = [problem for one in results for problem in one.problems]
     console.print(table(results))
-    kills = sum(len(result.kills) for result in results)
+    result.write(args.result, rows(results), problems)
+    kills = sum(len(one.kills) for one in results)
     if problems:
         console.print(f"NOT EQUAL: {len(problems)} problems in {len(results)} rounds under {kills} kills. What is left of them: {root}")
         return 1

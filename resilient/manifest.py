@@ -164,9 +164,13 @@ def decode(data: bytes, where: str) -> Manifest:
     if _canonical({**document, "checksum": checksum}) != data:
         raise _corrupt(where, "it is not canonical JSON")
     try:
-        return _from_document(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = _from_document(document)
+        same = found.encode() == data
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _corrupt(where, f"field {error}") from error
+    if not same:  # another time zone, or 1.0 for 1
+        raise _corrupt(where, "a field is not in the form in which it is written")
+    return found
 
 
 def _parse(data: bytes, where: str) -> dict[str, Any]:

@@ -43,6 +43,9 @@ CONTROLS = {
     "skips-a-batch": "resumed at step",
     "repeats-a-batch": "skipped or repeated",
     "forgets-an-attribute": "Forgetful.batches",
+    "flips-a-bit": "variables: 2 kernel",
+    "loses-a-generator": "generators: numpy",
+    "reports-another-loss": "history: loss",
 }
 
 
@@ -74,7 +77,7 @@ def test_a_program_that_is_killed_twice_within_an_epoch_ends_equal(name: str, ve
 @pytest.mark.storm
 @pytest.mark.parametrize("control", CONTROLS)
 def test_a_program_that_resumes_wrongly_is_not_equal(control: str, verdicts: dict[str, Verdict]) -> None:
-    """Negative controls: a batch left out, a batch trained twice and a lost attribute of a callback are each named."""
+    """Negative controls: a batch left out or trained twice, a lost attribute or generator, one bit, one loss: each is named."""
     problems = verdicts[control].result.problems
     assert verdicts[control].verdict == NOT_EQUAL
     assert any(CONTROLS[control] in problem for problem in problems), problems

@@ -16,7 +16,8 @@ PACKAGE = ROOT / "resilient"
 # A room is a module or a package directly under resilient/. A new one gets its line here.
 LAYERS: dict[str, int] = {
     # L0 pure: values and decisions
-    **dict.fromkeys(("errors", "manifest", "keep", "durations", "policy", "overhead", "failures", "settings", "restarts"), 0),
+    **dict.fromkeys(("errors", "manifest", "keep", "durations", "policy", "overhead", "failures", "settings", "restarts", "units"), 0),
+    **dict.fromkeys(("signs", "accounts", "amounts", "status"), 0),
     # L1 effects: each knows one part of the world, and none of the others
     **dict.fromkeys(("state", "data", "store", "preemption", "journal", "heartbeat"), 1),
     # L2 loop: what runs beside or inside the training
@@ -38,7 +39,7 @@ LAYERS: dict[str, int] = {
         2,
     ),
     # L3 entry: what a user or an operator calls
-    **dict.fromkeys(("fitting", "examining", "reading", "cli"), 3),
+    **dict.fromkeys(("fitting", "examining", "reading", "comparing", "observing", "report", "doctoring", "chaos", "cli"), 3),
     **dict.fromkeys(("__init__", "__main__"), 4),
 }
 # The private names of Keras: no layer, but open to those who may know Keras at all.

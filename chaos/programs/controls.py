@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from chaos.programs.models import BATCH, WHOLE, network, regression, samples, tapped
 from chaos.programs.pydatasets import Rows
 from chaos.programs.registry import program
+
+EPOCHS = 2
 
 
 class Unsteady(keras.Model):
@@ -90,3 +94,68 @@ def trains_another_order(run: Any) -> None:
     data = Changing(workers=0)
     data.reverses = run.attempt > 1
     run.fit(model, data, tap=tap, shuffle=False, epochs=1)
+
+
+class Spoiler(Forgetful):
+    """Does one wrong thing, when an epoch begins or ends after a resume."""
+
+    def __init__(self, attempt: int) -> None:
+        super().__init__()
+        # No plain data, so that it is nobody's state to restore or to compare.
+        self._resumed: Callable[[], bool] = lambda: attempt > 1
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Nothing is counted."""
+
+
+class BitFlipper(Spoiler):
+    """Flips the lowest bit of one weight when all is trained."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Only after a resume."""
+        if self._resumed() and epoch == EPOCHS - 1:
+            variable = self.model.trainable_variables[0]
+            values = np.array(variable)
+            values.view("uint32").flat[0] ^= 1
+            variable.assign(values)
+
+
+class Reseeder(Spoiler):
+    """Sets NumPy's generator back to a seed, as a program does that seeds itself in the wrong place."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Only after a resume."""
+        if self._resumed():
+            np.random.seed(0)
+
+
+class Falsifier(Spoiler):
+    """Logs a loss that is off by one unit in the last place."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Only after a resume."""
+        if self._resumed() and logs:
+            logs["loss"] = float(np.nextafter(logs["loss"], np.inf))
+
+
+def _spoiled(run: Any, spoiler: type[Spoiler]) -> None:
+    model, tap = regression()
+    run.fit(model, *samples(WHOLE), tap=tap, batch_size=BATCH, shuffle=False, epochs=EPOCHS, callbacks=[spoiler(run.attempt)])
+
+
+@program(control=True, transparent=False)
+def flips_a_bit(run: Any) -> None:
+    """One bit of one weight is another one after a resume."""
+    _spoiled(run, BitFlipper)
+
+
+@program(control=True, transparent=False)
+def loses_a_generator(run: Any) -> None:
+    """NumPy's generator begins anew after a resume."""
+    _spoiled(run, Reseeder)
+
+
+@program(control=True, transparent=False)
+def reports_another_loss(run: Any) -> None:
+    """A value of `History` is off by one unit in the last place after a resume."""
+    _spoiled(run, Falsifier)
