@@ -185,6 +185,23 @@ def test_a_trace_is_replayed(tmp_path):
     assert [blow["elapsed"] >= due for blow, due in zip(blows, (0.1, 0.3), strict=True)] == [True, True]
 
 
+def test_a_training_that_no_fault_met_proves_nothing(tmp_path):
+    """That two undisturbed trainings are equal was not the question."""
+    done = chaos(tmp_path, TRAINS + "fit('run', epochs=1)", "--mtbf", "1000h")
+    assert done.returncode == 1
+    assert "NOT FINISHED: No fault met the disturbed training: it took " in flat(done.stdout) and "--mtbf" in flat(done.stdout)
+    assert document(tmp_path)["verdict"] == "not finished"
+
+
+def test_a_program_that_does_not_keep_its_run_where_it_is_ordered_is_stopped(tmp_path):
+    """Its environment has a version that knows no such order; its real run is not trained on."""
+    body = TRAINS + "import stored_training\nstored_training.home_of = lambda path: path\nfit(Path('run').absolute())"
+    done = chaos(tmp_path, body)
+    assert done.returncode == 78
+    assert f"The program trains in {tmp_path}/run although its runs were ordered to be kept below" in flat(done.stderr)
+    assert not {"checkpoints", "journal.jsonl", "supervisor.lock"} & set(os.listdir(tmp_path / "run"))
+
+
 def test_nothing_is_left_when_the_test_is_killed(tmp_path):
     """The program dies with it."""
     body = TRAINS + "Path('pid').write_text(str(os.getpid()))\nfit('run', epochs=1, batch_seconds=3600)"
@@ -198,6 +215,55 @@ def test_nothing_is_left_when_the_test_is_killed(tmp_path):
     pid = int((tmp_path / "pid").read_text())
     while is_alive(pid):
         pass
+
+
+def played(directory, code):
+    """What the code says that runs a `Training` in a process of its own."""
+    (directory / "program.py").write_text(TRAINS + "fit('run', epochs=1)")
+    imports = """
+    import sys
+    from pathlib import Path
+    from resilient.chaos import training
+    from resilient.chaos.strikes import Strike
+    from resilient.chaos.trained import Observer, Place, Rules
+    command, place = [sys.executable, "program.py"], Place(Path("test").absolute())
+    place.root.mkdir()
+    """
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    words = [sys.executable, "-c", textwrap.dedent(imports) + textwrap.dedent(code)]
+    return subprocess.run(words, cwd=directory, env=environment, text=True, stdout=subprocess.PIPE, check=True).stdout
+
+
+def test_an_interruption_after_the_end_of_a_program_is_one(tmp_path):
+    """Ctrl-C while its last checkpoint is looked at, say: it comes through, and nothing else does."""
+    code = """
+    class Interrupted(training.Training):
+        def _watch(self, *arguments):
+            super()._watch(*arguments)
+            raise KeyboardInterrupt
+
+    try:
+        Interrupted(["true"], place, Rules(), Observer()).run()
+    except KeyboardInterrupt:
+        print("interrupted")
+    """
+    assert played(tmp_path, code) == "interrupted\n"
+
+
+def test_a_pause_of_ours_is_no_news(tmp_path):
+    """Whoever is told that his program is suspended would continue it by hand."""
+    code = """
+    class Told(Observer):
+        event = print
+
+    training.LOOK = 0.0  # many looks while it is stopped
+    strikes = [Strike("sigstop", step=5, chance=0.0)]
+    done = training.Training(command, place, Rules(once=True), Told(), strikes).run()
+    print(done.problem)
+    """
+    told = played(tmp_path, code)
+    assert "fault 1: SIGSTOP" in told and told.endswith("\nNone\n")
+    assert "suspended" not in told
 
 
 @pytest.mark.parametrize(
@@ -389,6 +455,21 @@ def test_the_first_difference_lies_after_the_last_equal_checkpoint(tmp_path):
     unseen = {4: Sighting(Progress(1, 2, 4), {})}
     assert first_difference(compare(tmp_path / "a", tmp_path / "b"), unseen, {}, line, [2, 4]).attempts == (1, 2, 4)
     assert first_difference(compare(tmp_path / "a", tmp_path / "a"), seen["a"], seen["a"], line, [2, 4]) is None
+
+
+def test_a_big_checkpoint_is_read_at_the_end_of_an_epoch_only(tmp_path, monkeypatch):
+    """The loop that strikes must not wait for others, not even for their checksums."""
+    read, load = [], Store.load
+    monkeypatch.setattr(Store, "load", lambda store, step: read.append(step) or load(store, step))
+    store = committed(tmp_path, 1)
+    store.commit(store_samples.manifest(2, progress=Progress(1, 0, 2)), store_samples.tensors(2))
+    for limit, looked_at in ((1, [2]), (1 << 26, [1, 2])):
+        monkeypatch.setattr("resilient.chaos.witness._SMALL", limit)
+        read.clear()
+        witness = Witness()
+        for step in (1, 2):
+            witness.look(tmp_path, step)
+        assert read == looked_at == list(witness.seen[tmp_path])
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -147,7 +147,8 @@ def test_a_file_system_that_cannot_do_everything_says_what_follows(tmp_path, mon
 )
 def test_the_kind_of_file_system_has_consequences(tmp_path, monkeypatch, kind, level):
     """Memory forgets, a container's layer goes with it, a network's locks need not hold."""
-    monkeypatch.setattr("resilient.store.lock._filesystem_type", lambda path, mounts=None: kind)
+    for module in ("resilient.store.lock", "resilient.doctoring.place"):
+        monkeypatch.setattr(f"{module}.filesystem_type", lambda path, mounts=None: kind)
     found = disk.kind(tmp_path)
     assert found.level is level and kind in found.text and bool(found.remedy) is (level is not Level.OK)
 

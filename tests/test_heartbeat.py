@@ -8,13 +8,15 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from resilient import heartbeat as module
-from resilient.heartbeat import _BEAT, ENVIRONMENT, Beat, Eviction, Heartbeat, Orders, Page, Saves, Section, _Record, look, sight_of
+from resilient.heartbeat import ENVIRONMENT, Beat, Eviction, Heartbeat, Orders, Page, Saves, Section, look, sight_of
+from resilient.heartbeat.page import BEAT, Record
 from resilient.manifest import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -172,14 +174,14 @@ def test_a_reader_that_is_overtaken_reads_again():
         def __getitem__(self, key):
             first = super().__getitem__(slice(key.start, key.start + 16))
             while to_come:
-                record.write(_BEAT, *[to_come.pop()] * 4)
+                record.write(BEAT, *[to_come.pop()] * 4)
             return first + super().__getitem__(slice(key.start + 16, key.stop))
 
     page = Overtaken(64)
-    record = _Record(page, memoryview(bytearray(8)).cast("q"), 0, 0, _BEAT.size)
-    record.write(_BEAT, 1, 1, 1, 1)
+    record = Record(page, memoryview(bytearray(8)).cast("q"), 0, 0, BEAT.size)
+    record.write(BEAT, 1, 1, 1, 1)
     to_come += [3, 2]
-    assert _BEAT.unpack(record.read()[1]) == (3, 3, 3, 3)
+    assert BEAT.unpack(record.read()[1]) == (3, 3, 3, 3)
 
 
 def test_the_stacks_of_all_threads_are_written_on_request(page):
@@ -239,3 +241,39 @@ def test_what_is_no_page_is_not_looked_at(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(ValueError, match=r"no page|mmap"):
         look(tmp_path / "file")
+
+
+@pytest.mark.parametrize("refusal", [AttributeError, PermissionError])
+def test_a_python_without_memory_files_has_a_page_all_the_same(monkeypatch, refusal):
+    """Some builds lack `os.memfd_create`, and a system may forbid it."""
+
+    def refuse(name):
+        raise refusal(name)
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    with contextlib.closing(Page()) as page:
+        heartbeat = Heartbeat.claim({ENVIRONMENT: page.path})
+        heartbeat.beat(Section.TRAINING, Progress(1, 2, 3))
+        assert page.beat().section is Section.TRAINING
+        heartbeat.close()
+    monkeypatch.setattr(tempfile, "mkstemp", lambda **_: refuse("no room"))
+    if refusal is PermissionError:
+        with Heartbeat() as alone:
+            alone.beat(Section.TRAINING, Progress(1, 2, 3))
+
+
+def test_only_the_announcement_that_was_taken_in_is_heard(tmp_path):
+    """A program that has announced another directory meanwhile waits for that to be taken in as well."""
+    with contextlib.closing(Page()) as page:
+        heartbeat = Heartbeat.claim({ENVIRONMENT: page.path})
+        heartbeat.announce(tmp_path / "a")
+        assert page.announcement().directory.name == "a"
+        heartbeat.announce(tmp_path / "b")
+        page.hear()
+        records = heartbeat._records
+        assert records.places[module._HEARD] < records.announcement.read()[0]
+        assert page.announcement().directory.name == "b"
+        page.hear()
+        assert records.places[module._HEARD] == records.announcement.read()[0]
+        heartbeat.wait_until_heard()
+        heartbeat.close()

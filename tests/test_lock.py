@@ -14,7 +14,7 @@ import pytest
 
 from resilient.errors import RunLockedError, StorageError
 from resilient.store import RunLock, lock_warning
-from resilient.store.lock import LOCK_NAME, _filesystem_type
+from resilient.store.lock import LOCK_NAME, filesystem_type
 
 ROOT = Path(__file__).parents[1]
 HOLDER = """
@@ -221,8 +221,8 @@ broken line
 def test_the_file_system_is_that_of_the_nearest_mount(tmp_path, path, kind):
     """Nested, escaped and stacked mount points."""
     (tmp_path / "mountinfo").write_text(MOUNTS)
-    assert _filesystem_type(Path(path), tmp_path / "mountinfo") == kind
-    assert _filesystem_type(Path(path), tmp_path / "none") is None
+    assert filesystem_type(Path(path), tmp_path / "mountinfo") == kind
+    assert filesystem_type(Path(path), tmp_path / "none") is None
 
 
 def test_a_network_file_system_is_named_and_a_local_one_is_not(tmp_path, monkeypatch):
@@ -237,7 +237,7 @@ def test_a_network_file_system_is_named_and_a_local_one_is_not(tmp_path, monkeyp
         ("overlay", False),
         (None, False),
     ):
-        monkeypatch.setattr("resilient.store.lock._filesystem_type", lambda path, kind=kind: kind)
+        monkeypatch.setattr("resilient.store.lock.filesystem_type", lambda path, kind=kind: kind)
         warning = lock_warning(tmp_path)
         assert (warning is not None) == warned
         assert warning is None or (kind in warning and str(tmp_path) in warning and warning.endswith("."))

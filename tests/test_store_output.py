@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import itertools
@@ -152,3 +153,18 @@ def test_alignment_is_a_page_where_the_kernel_does_not_tell(monkeypatch, tmp_pat
 
 def direct(fd: int) -> bool:
     return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL, errno.EOPNOTSUPP])
+def test_an_error_on_the_way_to_the_disk_is_one(tmp_path, monkeypatch, number):
+    """Whatever it is called: to have asked takes it away from the fsync at the end."""
+
+    def refuse(fd, offset, size, flags):
+        ctypes.set_errno(number if flags & 1 else 0)
+        return -1 if flags & 1 else 0
+
+    monkeypatch.setattr(output, "_CACHED", MEGABYTE)
+    monkeypatch.setattr(output, "_DROPPED", MEGABYTE)
+    monkeypatch.setattr(kernel, "_sync_file_range", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        check(tmp_path / "file", [bytes(MEGABYTE)] * 8, output.WriteOptions(awaited=lambda: True))

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,20 +148,26 @@ def test_text_that_no_file_holds_is_refused(change):
 # -- the batch script's decision ----------------------------------------------------------------------------------------------------
 
 
-def decided(directory: Path, code: str, state: str, signal: str = "", **variables: str) -> tuple[int, str]:
+def decided(directory: Path, code: str, state: str, signal: str = "", down: str = "", **variables: str) -> tuple[int, str]:
     """Exit code of the script whose supervisor ends by the shell code `code`, and what it had scontrol do.
 
-    Slurm is played by two programs: squeue answers `state`, and scontrol writes down what it is told. `signal`: comes to the shell.
+    Slurm is played by two programs: squeue answers `state`, and scontrol writes down what it is told. Of the two the one called `down`
+    fails three times before that. Pauses of whole seconds are none. `signal`: comes to the shell. What it says on stderr is in `errors`.
     """
     bin_ = directory / "bin"
     bin_.mkdir()
-    for name, line in (("squeue", f"echo '{state}'"), ("scontrol", f'echo "$@" >{directory}/told')):
+    fails = f"echo >>{directory}/failed; [ $(wc -l <{directory}/failed) -gt 3 ] || exit 1; "
+    programs = {"squeue": f"echo '{state}'", "scontrol": f'echo "$@" >{directory}/told'}
+    programs = {name: (fails if name == down else "") + line for name, line in programs.items()}
+    programs["sleep"] = f'case $1 in 0.*) exec {shutil.which("sleep")} "$1" ;; esac'
+    for name, line in programs.items():
         (bin_ / name).write_text(f"#!/bin/sh\n{line}\n")
         (bin_ / name).chmod(0o755)
     script = directory / "train.sbatch"
     script.write_text(batch_script(dataclasses.replace(LAUNCH, supervisor=("bash", "-c", code))))
     environment = {"PATH": f"{bin_}:{os.environ['PATH']}", "SLURM_JOB_ID": "9", **variables}
-    with subprocess.Popen(["bash", script], env=environment, stdout=subprocess.PIPE, text=True) as process:
+    errors = (directory / "errors").open("w")
+    with errors, subprocess.Popen(["bash", script], env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
         assert process.stdout is not None
         if signal:
             assert process.stdout.readline() == "ready\n"
@@ -182,10 +189,25 @@ def test_a_job_of_an_array_queues_itself_and_not_the_array(tmp_path):
     assert decided(tmp_path, "exit 75", "RUNNING None", **array) == (75, "requeue 7_3")
 
 
-@pytest.mark.parametrize("state", ["COMPLETING None", "COMPLETING Preempted", ""])
+@pytest.mark.parametrize("state", ["COMPLETING None", "COMPLETING Preempted"])
 def test_a_job_that_leaves_anyway_does_not_queue_itself(tmp_path, state):
-    """It was cancelled, or Slurm requeues it itself, or Slurm does not answer."""
+    """It was cancelled, or Slurm requeues it itself; and there is nothing to say about it."""
     assert decided(tmp_path, "exit 75", state) == (75, "")
+    assert (tmp_path / "errors").read_text() == ""
+
+
+@pytest.mark.parametrize("down", ["squeue", "scontrol"])
+def test_a_controller_that_fails_over_is_asked_again(tmp_path, down):
+    """Each time it is said, as the shell may be killed before there is an answer."""
+    assert decided(tmp_path, "exit 75", "RUNNING None", down=down) == (75, "requeue 9")
+    said = (tmp_path / "errors").read_text().splitlines()
+    assert len(said) == 3 and said[0].startswith("resilient: Slurm does not answer, and job 9 is not back in the queue yet.")
+
+
+def test_a_controller_that_never_answers_is_given_up_with_the_remedy(tmp_path):
+    """The state is saved, and somebody has to submit the job again."""
+    assert decided(tmp_path, "exit 75", "") == (75, "")
+    assert (tmp_path / "errors").read_text().splitlines()[-1].endswith("The state is saved. Submit it again to go on.")
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 78, 93])

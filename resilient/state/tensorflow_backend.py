@@ -37,7 +37,7 @@ class TensorFlowBackend:
         if variables is not self._variables:
             self._variables, self._read = variables, _reading([variable.value for variable in variables])
         values = self._read()
-        if self._devices is None:
+        if self._devices is None and variables:
             self._devices = frozenset(value.device for value in values if "GPU" in value.device)
         if not self._devices or self._headroom.allows(lambda: _has_room(values)):
             return values
@@ -101,22 +101,31 @@ class TensorFlowBackend:
 
 def _reading(variables: Sequence[Any]) -> Callable[[], list[Any]]:
     """What returns tensors over the variables' buffers of that moment: those in host memory all at once, the others one by one."""
-    together = [_is_plain(variable) for variable in variables]
-    read_together = keras_private.read_all([variable for variable, plain in zip(variables, together, strict=True) if plain])
-    alone = [variable for variable, plain in zip(variables, together, strict=True) if not plain]
+    together = [_is_plain(variable) and "CPU:0" in variable.device for variable in variables]
+    read_together = keras_private.read_all([variable for variable, one in zip(variables, together, strict=True) if one])
+    alone = [variable for variable, one in zip(variables, together, strict=True) if not one]
 
     def read() -> list[Any]:
-        first, second = iter(read_together()), (variable.read_value() for variable in alone)
-        return [next(first) if plain else next(second) for plain in together]
+        first, second = iter(read_together()), map(_read, alone)
+        return [next(first) if one else next(second) for one in together]
 
     return read if alone else read_together
 
 
-def _is_plain(variable: Any) -> bool:
-    """Whether it is one buffer in host memory, and no strategy has a say in what its value is."""
+def _read(variable: Any) -> Any:
+    """A third of the time of `read_value()`, which copies the reference once more."""
     import tensorflow as tf
 
-    return isinstance(variable, tf.Variable) and not isinstance(variable, tf.distribute.DistributedValues) and "CPU:0" in variable.device
+    if not _is_plain(variable):
+        return variable.read_value()
+    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+
+
+def _is_plain(variable: Any) -> bool:
+    """Whether it is one buffer, and no strategy has a say in what its value is."""
+    import tensorflow as tf
+
+    return isinstance(variable, tf.Variable) and not isinstance(variable, tf.distribute.DistributedValues)
 
 
 def _address(tensor: Any) -> int:

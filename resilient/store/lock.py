@@ -144,7 +144,7 @@ def lock_warning(directory: str | os.PathLike[str]) -> str | None:
 
     The directory need not exist yet.
     """
-    kind = _filesystem_type(Path(os.path.realpath(directory)))
+    kind = filesystem_type(Path(os.path.realpath(directory)))
     if kind is None or not (kind in _NETWORK or kind.startswith("fuse.")):
         return None
     return (
@@ -153,12 +153,7 @@ def lock_warning(directory: str | os.PathLike[str]) -> str | None:
     )
 
 
-def filesystem_type(path: Path) -> str | None:
-    """Type of the file system that this real path is on; None where the system does not tell."""
-    return _filesystem_type(path)
-
-
-def _filesystem_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+def filesystem_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
     """Type of the file system that `path` is on, by the longest mount point above it; None where the system does not tell."""
     try:
         lines = mounts.read_text("utf-8", "surrogateescape").splitlines()

@@ -10,6 +10,7 @@ Where the training waits for the save (an emergency, the end), processors are id
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -66,12 +67,12 @@ class Output:
         self._written = 0
         self._dropped = 0  # bytes that were given back to the page cache
         self._awaited = options.awaited
-        self._direct = size >= DIRECT_FROM and not self._awaited() and _set_direct(fd, on=True)
+        self._large = size >= DIRECT_FROM
+        self._direct = self._large and not self._awaited() and _set_direct(fd, on=True)
         self._alignment = kernel.direct_alignment(fd) if self._direct else kernel.Alignment(1, 1)
         self._bounce = options.bounce or Bounce(max(1, min(size, _BOUNCE)))
         self._bounce.take()  # what a file that failed has left
-        # The next piece is hashed while the disk works on this one.
-        self._disk = concurrent.futures.ThreadPoolExecutor(1, "resilient-disk") if size >= DIRECT_FROM else None
+        self._disk: concurrent.futures.ThreadPoolExecutor | None = None  # while somebody waits
         self._under_way: concurrent.futures.Future[None] | None = None
 
     def __enter__(self) -> Output:
@@ -134,13 +135,14 @@ class Output:
         self._wait()
         if not data:
             return
-        if self._awaited():
-            self._leave_direct()
         offset, self._written = self._written, self._written + len(data)
-        if self._disk is None:
-            self._write_all(data, offset)
-        else:
+        if self._large and self._awaited():
+            self._leave_direct()
+            # The next piece is hashed while the disk works on this one. Where nobody waits, that is not worth a second thread's turns.
+            self._disk = self._disk or concurrent.futures.ThreadPoolExecutor(1, "resilient-disk")
             self._under_way = self._disk.submit(self._write_all, data, offset)
+        else:
+            self._write_all(data, offset)
 
     def _wait(self) -> None:
         under_way, self._under_way = self._under_way, None
@@ -164,7 +166,8 @@ class Output:
         """Let go of the pages before `end`, and the next pieces get them: memory that is new to a virtual machine is ten times as slow."""
         if end - self._dropped >= _DROPPED:
             kernel.finish_writeback(self._fd, self._dropped, end - self._dropped)
-            os.posix_fadvise(self._fd, self._dropped, end - self._dropped, os.POSIX_FADV_DONTNEED)
+            with contextlib.suppress(OSError):  # a hint
+                os.posix_fadvise(self._fd, self._dropped, end - self._dropped, os.POSIX_FADV_DONTNEED)
             self._dropped = end
 
     def _leave_direct(self) -> None:

@@ -14,19 +14,17 @@ import contextlib
 import dataclasses
 import faulthandler
 import fcntl
-import json
 import mmap
 import os
 import signal
-import struct
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from resilient.errors import ResilientError
+from resilient.heartbeat import page
 from resilient.manifest import Progress
 from resilient.signs import Beat, Eviction, Orders, Saves, Section
 
@@ -34,15 +32,8 @@ __all__ = ["ENVIRONMENT", "TRACE_SIGNAL", "Announcement", "Beat", "Eviction", "H
 __all__ += ["Section", "Sight", "home_of", "look", "sight_of"]
 
 ENVIRONMENT = "RESILIENT_HEARTBEAT"
-_PAGE_NAME = "resilient-heartbeat"  # as /proc shows it
 TRACE_SIGNAL = signal.SIGRTMIN + 7  # on it, a training process writes the stacks of its threads to stderr
 
-_MAGIC = b"resil\x00\x00\x01"  # the last byte is the version
-_SIZE = 1 << 17
-_TEXT = 24 << 10
-_LINE = 1 << 10
-_BEAT = struct.Struct("@qqqq")
-_SAVES = struct.Struct("@qqq")
 _STDERR = 2
 _NONE = -1
 _SECTIONS = frozenset(Section)
@@ -61,69 +52,6 @@ class Announcement:
     variables: Mapping[str, str]
 
 
-class _Record:
-    """One record of the page: two copies of `size` bytes at `start`, and the count of writes, which is number `index` of `counts`."""
-
-    def __init__(self, page: mmap.mmap, counts: memoryview, index: int, start: int, size: int) -> None:
-        self._page, self._counts, self._index, self._start, self._size = page, counts, index, start, size
-        self._count = counts[index]
-
-    def write(self, layout: struct.Struct, *values: int) -> None:
-        count = self._count = self._count + 1
-        layout.pack_into(self._page, self._start + self._size * (count & 1), *values)
-        self._counts[self._index] = count  # one store; pack_into would write zeros first, and a death could come between
-
-    def write_json(self, document: Any) -> None:
-        text = json.dumps(document).encode("ascii")[: self._size - 1]
-        self.write(struct.Struct(f"{len(text) + 1}s"), text)  # type: ignore[arg-type]  # a zero byte ends it
-
-    def read(self) -> tuple[int, bytes]:
-        """The count, and the copy that was whole at that count."""
-        while True:
-            count = self._counts[self._index]
-            start = self._start + self._size * (count & 1)
-            data = self._page[start : start + self._size]
-            if count == self._counts[self._index]:
-                return count, data
-
-    def read_json(self) -> Any:
-        """None where nothing readable was written."""
-        try:
-            return json.loads(self.read()[1].partition(b"\0")[0])
-        except (ValueError, RecursionError):
-            return None
-
-
-class _Records:
-    """Where everything lies in a page."""
-
-    def __init__(self, page: mmap.mmap) -> None:
-        self._whole = memoryview(page)
-        self.places = self._whole[8:64].cast("q")
-        self.time_of_beat = self._whole[128:136].cast("q")  # monotonic nanoseconds
-        self.beat = _Record(page, self.places, 0, 64, _BEAT.size)
-        self.saves = _Record(page, self.places, 1, 192, _SAVES.size)
-        self.announcement = _Record(page, self.places, 2, 4096, _TEXT)
-        self._orders = _Record(page, self.places, 3, 4096 + 2 * _TEXT, _TEXT)
-        self.eviction = _Record(page, self.places, 4, 1024, _LINE)
-
-    def release(self) -> None:
-        """Let go of the page, so that it can be closed."""
-        self.places.release()
-        self.time_of_beat.release()
-        self._whole.release()
-
-    def write_orders(self, orders: Orders) -> None:
-        self._orders.write_json(dataclasses.asdict(orders))
-
-    def read_orders(self) -> Orders:
-        found = self._orders.read_json() or {}
-        try:
-            return Orders(**{**found, "skip": tuple((epoch, batch) for epoch, batch in found.get("skip", ()))})
-        except (TypeError, ValueError, AttributeError):  # not what a supervisor writes: as if it had asked for nothing
-            return Orders()
-
-
 class Sight:
     """What a page shows to everybody who may look into the memory of a process that has it.
 
@@ -135,11 +63,11 @@ class Sight:
     """
 
     def __init__(self, descriptor: int, access: int = mmap.ACCESS_READ) -> None:
-        self._page = mmap.mmap(descriptor, _SIZE, access=access)
-        if self._page[: len(_MAGIC)] != _MAGIC:
+        self._page = mmap.mmap(descriptor, page.SIZE, access=access)
+        if self._page[: len(page.MAGIC)] != page.MAGIC:
             self._page.close()
             raise ValueError("This is no page of a training process, or one of another version.")
-        self._records = _Records(self._page)
+        self._records = page.Records(self._page)
 
     @property
     def orders(self) -> Orders:
@@ -149,7 +77,7 @@ class Sight:
     def beat(self) -> Beat:
         """The newest sign of life."""
         count, data = self._records.beat.read()
-        section, *position = _BEAT.unpack(data)
+        section, *position = page.BEAT.unpack(data)
         progress = Progress(*position) if count and position[0] != _NONE else None
         known = Section(section) if section in _SECTIONS else Section.SILENT
         return Beat(count, known, progress, self._records.time_of_beat[0] / 1e9)
@@ -157,7 +85,7 @@ class Sight:
     def saves(self) -> Saves:
         """What is on disk."""
         count, data = self._records.saves.read()
-        saving, resumed, committed = _SAVES.unpack(data)
+        saving, resumed, committed = page.SAVES.unpack(data)
         return Saves(bool(saving), _known(resumed), _known(committed)) if count else Saves()
 
     def announcement(self) -> Announcement | None:
@@ -182,9 +110,10 @@ class Page(Sight):
     """
 
     def __init__(self) -> None:
-        self._descriptor = _new_page()
+        self._descriptor = page.new_page()
         super().__init__(self._descriptor, mmap.ACCESS_WRITE)
         self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        self._taken = 0
         self.calls, self._pipe = os.pipe()
         os.set_blocking(self.calls, False)
         self._records.places[_PIPE] = self._pipe
@@ -198,9 +127,14 @@ class Page(Sight):
         with contextlib.suppress(BlockingIOError):
             os.read(self.calls, 64)
 
+    def announcement(self) -> Announcement | None:
+        """As for everybody, and remembered as what `hear` is about."""
+        self._taken = self._records.announcement.read()[0]
+        return super().announcement()
+
     def hear(self) -> None:
-        """The announcement that was read last is taken in: the program may go on."""
-        self._records.places[_HEARD] = self._records.announcement.read()[0]
+        """The announcement that `announcement` has returned last is taken in: the program may go on."""
+        self._records.places[_HEARD] = self._taken
 
     def eviction(self) -> Eviction | None:
         """What the platform has announced to the program, None where it has announced nothing that ends it."""
@@ -228,8 +162,8 @@ class Heartbeat:
 
     def __init__(self, descriptor: int = -1, descriptors: Path = Path()) -> None:
         self._descriptor, self._descriptors = descriptor, descriptors
-        self._page = _map(descriptor)
-        self._records = _Records(self._page)
+        self._page = page.mapped(descriptor)
+        self._records = page.Records(self._page)
         self._section, self._position = Section.SILENT, Progress(_NONE, _NONE, _NONE)
         self._resumed = self._committed = _NONE
         self._evictions = threading.Lock()
@@ -243,7 +177,7 @@ class Heartbeat:
         with contextlib.suppress(OSError):  # no such page: the supervisor is gone, or belongs to somebody else
             descriptor = os.open(environment.get(ENVIRONMENT, ""), os.O_RDWR | os.O_CLOEXEC)
             try:
-                if os.pread(descriptor, len(_MAGIC), 0) == _MAGIC:
+                if os.pread(descriptor, len(page.MAGIC), 0) == page.MAGIC:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return cls(descriptor, Path(environment[ENVIRONMENT]).parent)
             except (OSError, ValueError):  # taken, or no page: too short to be one
@@ -266,7 +200,7 @@ class Heartbeat:
         if self.supervised:
             faulthandler.register(TRACE_SIGNAL, file=_STDERR, all_threads=True)  # for good: it may hang on the way out too
         variables = {name: value for name, value in os.environ.items() if name.startswith(_FRAMEWORK_VARIABLES)}
-        self._records.saves.write(_SAVES, False, _NONE, _NONE)  # before its directory changes: they are those of an earlier fit
+        self._records.saves.write(page.SAVES, False, _NONE, _NONE)  # before its directory changes: they are those of an earlier fit
         self._records.announcement.write_json({"pid": os.getpid(), "directory": str(directory), "variables": variables})
         self.beat(Section.STARTING, self._position)
 
@@ -298,21 +232,21 @@ class Heartbeat:
         """A sign of life: what comes now, and where the run stands."""
         self._section, self._position = section, progress
         self._records.time_of_beat[0] = time.monotonic_ns()
-        self._records.beat.write(_BEAT, section, progress.epoch, progress.batch, progress.step)
+        self._records.beat.write(page.BEAT, section, progress.epoch, progress.batch, progress.step)
 
     def resumed(self, step: int) -> None:
         """The run goes on from this committed step."""
         self._resumed = self._committed = step
-        self._records.saves.write(_SAVES, False, step, step)
+        self._records.saves.write(page.SAVES, False, step, step)
 
     def saving(self) -> None:
         """A save has begun."""
-        self._records.saves.write(_SAVES, True, self._resumed, self._committed)
+        self._records.saves.write(page.SAVES, True, self._resumed, self._committed)
 
     def saved(self, step: int | None) -> None:
         """The save is over; `step` is committed, None where it failed."""
         self._committed = self._committed if step is None else step
-        self._records.saves.write(_SAVES, False, self._resumed, self._committed)
+        self._records.saves.write(page.SAVES, False, self._resumed, self._committed)
 
     def __enter__(self) -> Heartbeat:
         return self
@@ -365,32 +299,13 @@ def sight_of(pid: int, directory: Path) -> Sight | None:
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             with contextlib.suppress(OSError, ValueError):  # closed meanwhile; or a page of another version
-                if _PAGE_NAME in os.readlink(f"{folder}/{name}"):
+                if page.NAME in os.readlink(f"{folder}/{name}"):
                     sight = look(f"{folder}/{name}")
                     announced = sight.announcement()
                     if announced is not None and os.path.realpath(announced.directory) == os.path.realpath(directory):
                         return sight
                     sight.close()
     return None
-
-
-def _new_page() -> int:
-    """Memory with a name in /proc, so that others find it."""
-    descriptor = os.memfd_create(_PAGE_NAME)
-    os.ftruncate(descriptor, _SIZE)
-    os.pwrite(descriptor, _MAGIC, 0)
-    return descriptor
-
-
-def _map(descriptor: int) -> mmap.mmap:
-    """The supervisor's page, or one of our own."""
-    if descriptor >= 0:
-        return mmap.mmap(descriptor, _SIZE)
-    own = _new_page()
-    try:
-        return mmap.mmap(own, _SIZE)  # which keeps a descriptor of its own
-    finally:
-        os.close(own)
 
 
 def _known(step: int) -> int | None:
