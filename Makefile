@@ -47,7 +47,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: $(STAMP)  ## every fault, 20 minutes, one table: make chaos MINUTES=20 SEED=1 JOBS=2, or HOURS=8
+chaos: $(STAMP)  ## kills and faults of all kinds, 20 minutes, one table: make chaos MINUTES=20 SEED=1 JOBS=2, or HOURS=8
 	$(BIN)/python -m chaos.all --minutes $(MINUTES) $(if $(HOURS),--hours $(HOURS)) --seed $(SEED) --jobs $(JOBS)
 
 storm: $(STAMP)  ## one program, many kills: make storm KILLS=200 SEED=1 JOBS=2

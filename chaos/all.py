@@ -9,6 +9,7 @@ Exit code 0 if every part ended well and enough kills were delivered, 1 otherwis
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import shlex
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -133,8 +135,18 @@ def run(part: Part, plan: Plan, root: Path, patience: float) -> Ended:
     except subprocess.TimeoutExpired:
         code = None
     finally:
-        child.send(signal.SIGKILL)  # what it has started, where it left anything
+        _end_all(child.process.pid)
+        child.send(signal.SIGKILL)  # what is left of its own session
     return Ended(part, code, time.monotonic() - began, _report(left, code, output))
+
+
+def _end_all(pid: int) -> None:
+    """Kill the part and all that it has started, which lives in sessions of its own."""
+    with contextlib.suppress(psutil.Error):
+        part = psutil.Process(pid)
+        for process in (*part.children(recursive=True), part):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def _report(left: Path, code: int | None, output: Path) -> result.Report:

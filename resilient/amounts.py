@@ -1,8 +1,11 @@
-"""Bytes, durations, ages and counts as people read them."""
+"""Bytes, durations, ages, counts and command lines as people read them."""
 
 from __future__ import annotations
 
 import datetime as dt
+import re
+import shlex
+from collections.abc import Sequence
 
 _SIZES = ("B", "kB", "MB", "GB", "TB", "PB")
 _DURATIONS = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
@@ -47,3 +50,9 @@ def duration(seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """A number with its noun: 1 checkpoint, 2 checkpoints."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def one_line(command: Sequence[str], longest: int = 160) -> str:
+    """A command in a line of at most so many characters, quoted for a shell: whole programs stand behind `python -c`."""
+    line = re.sub(r"\s+", " ", shlex.join(command))
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."

@@ -11,6 +11,7 @@ from resilient.errors import ConfigurationError
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])", re.ASCII)
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
+_TOO_LITTLE = re.compile(rf"-(?:{_WHOLE.pattern}|\d+(?:\.\d+)?)|0+(?:\.0+)?", re.ASCII)  # below 0, or 0 without a unit
 _LONGEST = dt.timedelta.max.total_seconds()
 
 
@@ -29,6 +30,8 @@ def parse_duration(value: object, name: str) -> float:
         ConfigurationError: anything else.
     """
     seconds = _seconds(value)
+    if seconds == 0 or (isinstance(value, str) and _TOO_LITTLE.fullmatch(value.strip())):
+        raise ConfigurationError(f'{name}={value!r} is not accepted. A duration has to be more than 0, such as "30s" or "5m".')
     if seconds is None:
         otherwise = "" if isinstance(value, str) else ", or a timedelta"  # text may come from a command line, where there is none
         raise ConfigurationError(

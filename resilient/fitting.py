@@ -150,6 +150,8 @@ def _heard(chosen: Settings) -> Iterator[tuple[Settings, Heartbeat]]:
     """A supervisor hears where this trains before the lock is asked for, and so where it is refused; its grace period is the default."""
     with Heartbeat.claim() as heartbeat:
         heartbeat.announce(chosen.directory)
+        if chosen.directory.is_dir():  # another supervisor may have it: then this process ends here, without a word about a lock
+            heartbeat.wait_until_heard()
         grace = heartbeat.orders.grace
         if grace is not None and chosen.given_grace is None:
             chosen = dataclasses.replace(chosen, grace=grace, given_grace=grace)

@@ -19,7 +19,7 @@ import psutil
 from resilient.accounts import End, Ledger, Run
 from resilient.heartbeat import sight_of
 from resilient.journal import Tail
-from resilient.reading import Survey, run_directory, survey
+from resilient.reading import Survey, refusal, run_directory, survey
 from resilient.status import Facts, Holder, Live, Status, status
 from resilient.store.lock import LOCK_NAME
 from resilient.store.oserrors import storage_errors
@@ -82,8 +82,10 @@ class Observer:
         trainer, supervisor = (_believed(found, runs) for found in (trainer, supervisor))
         begun = supervisor is not None and bool(runs) and runs[-1].attempts[-1].end is End.OPEN
         runs = self._ledger.runs(now) if trainer is not None or begun else runs
-        facts = Facts(now, runs[-1] if runs else None, trainer, supervisor, live)
-        return Observation(facts, status(facts), survey(self.directory), quarantined(self.directory), runs, self._tail.skipped)
+        found = survey(self.directory)
+        onward = found.checkpoints[-1].step if found.checkpoints else None
+        facts = Facts(now, runs[-1] if runs else None, trainer, supervisor, live, refusal(found), onward)
+        return Observation(facts, status(facts), found, quarantined(self.directory), runs, self._tail.skipped)
 
     def _read(self) -> None:
         with storage_errors("read the journal", self.directory):
@@ -142,15 +144,15 @@ def _owner(text: str) -> Holder | None:
 def _locked(there: os.stat_result) -> bool | None:
     """Whether the kernel knows of a lock on the file; None where it does not tell.
 
-    By the inode alone: on btrfs and overlays the device's number in the list is not that of the file.
+    By the inode alone where the file system has no device of its own: on btrfs and overlays the number in the list is not that of the file.
     """
+    device = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}:"
     try:
         lines = _LOCKS.read_text("ascii", "replace").splitlines()
     except OSError:
         return None
-    return any(
-        fields[1:2] == ["FLOCK"] and fields[5:6] and fields[5].rpartition(":")[2] == str(there.st_ino) for fields in map(str.split, lines)
-    )
+    ending = f"{device if os.major(there.st_dev) else ':'}{there.st_ino}"
+    return any(fields[1:2] == ["FLOCK"] and fields[5:6] and fields[5].endswith(ending) for fields in map(str.split, lines))
 
 
 def _lives(owner: Holder) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 import numbers
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from resilient.store.oserrors import storage_errors
 from resilient.store.reading import Absent, Damaged, check_sizes, describe
 from resilient.store.store import CHECKPOINTS, FINAL
 
+_TOLD = 3  # names of damaged checkpoints in a sentence
 _ATTEMPTS = 5  # a live run may prune what was listed a moment ago; it never prunes its newest, so a second look finds something
 
 
@@ -95,6 +96,11 @@ def run_directory(directory: str | os.PathLike[str]) -> Path:
     raise ConfigurationError(f"{path} is not a run directory: nothing in it was written by resilient. {remedy}.")
 
 
+def holds_run(directory: Path) -> bool:
+    """Whether a run was ever started there, or what it left lies there."""
+    return _holds_run(home_of(directory))
+
+
 def _holds_run(path: Path) -> bool:
     return any((path / name).exists() for name in (CHECKPOINTS, FINAL, LOCK_NAME, JOURNAL_NAME))
 
@@ -132,6 +138,38 @@ def survey(directory: str | os.PathLike[str]) -> Survey:
         final=describe(final, path / FINAL, best=False) if isinstance(final, Manifest) else None,
         damaged=[Problem(place, str(finding)) for place, finding in found.items() if isinstance(finding, Damaged)],
         newer=[Problem(place, str(finding)) for place, finding in found.items() if isinstance(finding, CheckpointMismatchError)],
+    )
+
+
+def monitored(newest_first: Iterable[Manifest]) -> str | None:
+    """The metric that says what "best" means: what the run judged by, else what it was told to, else what has the value of the score."""
+    for manifest in newest_first:
+        judged, settings = manifest.state.get("monitor"), manifest.state.get("settings")
+        if isinstance(judged, list) and len(judged) == 3 and isinstance(judged[2], str):
+            return judged[2]
+        asked = settings.get("monitor") if isinstance(settings, Mapping) else None
+        if isinstance(asked, str) and asked in manifest.metrics:
+            return asked
+        named = [name for name, value in manifest.metrics.items() if value == manifest.score]
+        if named:
+            return named[0]
+    return None
+
+
+def refusal(found: Survey) -> str | None:
+    """Why `fit` would refuse to start, None where it would not, as far as can be known without reading the data.
+
+    It never begins anew over damaged checkpoints; the state after the end of training is none that it goes on from.
+    """
+    if found.newer:
+        return found.newer[0].reason
+    damaged = [problem for problem in found.damaged if problem.path.name != FINAL]
+    if found.checkpoints or not damaged:
+        return None
+    names = ", ".join(problem.path.name for problem in damaged[-_TOLD:]) + (", ..." if len(damaged) > _TOLD else "")
+    return (
+        f"none of the checkpoints is valid ({names}), so that the next start ends with CheckpointCorruptError (78). "
+        "Put an intact copy there, or begin anew with resume=False"
     )
 
 

@@ -80,6 +80,8 @@ class Record:
         idle: attempts in a row without progress, however they ended.
         place: where the program last failed by itself.
         skip: batches that are left out from now on.
+        back: the step at most from which the attempt that follows is to go on, None where it is left to it.
+        none_before: it was ordered back behind this step and did not go on from there, so that this is not ordered again at this place.
     """
 
     failures: int = 0
@@ -87,11 +89,13 @@ class Record:
     idle: int = 0
     place: Place | None = None
     skip: tuple[Place, ...] = ()
+    back: int | None = None
+    none_before: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Restart:
-    """Start it again after `delay` seconds, from a checkpoint of at most step `resume_at_most` where that is given."""
+    """Start it again after `delay` seconds, from a checkpoint of at most step `resume_at_most` where that is given and there is one."""
 
     delay: float
     resume_at_most: int | None = None
@@ -130,8 +134,8 @@ class RestartPolicy:
         code = self._last_word(record, ending)
         if code is not None:
             return record, Stop(code)
-        back = ending.resumed - 1 if twice and ending.resumed else None
-        return record, Restart(max(chance * self._backoff(record.idle), self._until_evicted(ending)), back)
+        back = ending.resumed - 1 if twice and ending.resumed and record.none_before is None else None
+        return dataclasses.replace(record, back=back), Restart(max(chance * self._backoff(record.idle), self._until_evicted(ending)), back)
 
     def _remember(self, record: Record, ending: Ending) -> tuple[Record, bool]:
         """The record with this ending in it, and whether the program failed at the same place as the last time."""
@@ -143,7 +147,10 @@ class RestartPolicy:
         skip = record.skip
         if self.skip_poison_batch and twice and place is not None and place not in skip:
             skip = (*skip, place)
-        return Record(failures, record.spent + failed, idle, place, skip), twice
+        none_before = None if ending.progressed or place != record.place else record.none_before
+        if not ending.progressed and record.back is not None and (ending.resumed or 0) > record.back:
+            none_before = record.back + 1
+        return Record(failures, record.spent + failed, idle, place, skip, None, none_before), twice
 
     def _last_word(self, record: Record, ending: Ending) -> int | None:
         final = {Verdict.DONE: EXIT_DONE, Verdict.NEEDS_HUMAN: EXIT_NEEDS_HUMAN, Verdict.GAVE_UP: EXIT_GAVE_UP}.get(ending.verdict)

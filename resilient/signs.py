@@ -19,6 +19,10 @@ class Section(enum.IntEnum):
     STOPPING = 5  # a stop was asked for: the emergency save, and the way out
     ENDED = 6  # fit has returned or raised; what the program does now is its own affair
     FAILED = 7  # so it is here, but what was raised came out of a batch, or the way to one: if the program ends with it, that is where
+    RAISED = 8  # and here it was raised elsewhere in fit, or says nothing against the batch: a checkpoint of another model, a full disk
+
+
+TRAINS = frozenset({Section.TRAINING, Section.BETWEEN, Section.VALIDATING})  # a batch of the attempt has ended, and nothing asks it to stop
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import re
 from collections.abc import Sequence
-from typing import Any
 
-from resilient.accounts import Attempt, End, Event, Run
+from resilient.accounts import Attempt, End, Event, Run, fields
 from resilient.errors import EXIT_DONE, EXIT_FAILED, EXIT_GAVE_UP, EXIT_NEEDS_HUMAN, EXIT_PREEMPTED
 from resilient.manifest import Progress
 from resilient.signs import Section
@@ -17,6 +17,7 @@ _WINDOW = 600.0  # seconds over which the speed is taken
 _SHORTEST = 1.0  # seconds that tell a speed
 _QUIET = 60.0  # seconds of silence that are worth a word, and
 _MANY = 20.0  # times as long as a batch takes
+_ATTEMPT = re.compile(r"^attempt (\d+)")  # as a supervisor numbers it
 
 
 class State(enum.Enum):
@@ -60,6 +61,7 @@ _BY_SECTION = {
     Section.STOPPING: (State.STOPPING, "it was asked to stop, and saves its state"),
     Section.ENDED: (State.FINISHED, "fit is over, and the program goes on"),
     Section.FAILED: (State.STOPPING, "fit has raised an error, and the program is on its way out"),
+    Section.RAISED: (State.STOPPING, "fit has raised an error, and the program is on its way out"),
 }
 
 
@@ -99,7 +101,7 @@ class Live:
 class Facts:
     """What is known: the account (None: an empty journal), who trains and who supervises (None: nobody), and the sign of life.
 
-    That is None where none is seen.
+    That is None where none is seen. `refusal`: why the next start would fail, `onward`: the step that it would go on from; None: neither.
     """
 
     now: dt.datetime
@@ -107,6 +109,8 @@ class Facts:
     trainer: Holder | None
     supervisor: Holder | None
     live: Live | None
+    refusal: str | None = None
+    onward: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +149,8 @@ def status(facts: Facts) -> Status:
     if facts.run is None:
         return Status(state, why, facts.live.progress if facts.live else None)
     attempt, live = facts.run.attempts[-1], facts.live
-    progress = live.progress if live and live.progress else _last_position(facts.run)
+    begun = attempt.end is End.OPEN and attempt.start is None
+    progress = live.progress if live and live.progress else _last_position(facts.run, begun=begun)
     epochs, steps = _asked_for(facts.run)
     speed = _speed(attempt, facts) if facts.trainer and state is not State.FINISHED else None
     return Status(
@@ -171,6 +176,10 @@ def _state(facts: Facts) -> tuple[State, str]:
     attempt = facts.run.attempts[-1] if facts.run else None
     if facts.trainer is not None:
         return _while_it_lives(facts, attempt)
+    if facts.refusal is not None and (facts.supervisor is None or attempt is None):
+        return State.NEEDS_HUMAN, facts.refusal
+    if attempt is None and facts.onward is not None:
+        return State.NEW, f"the journal tells nothing; the next start goes on from step {facts.onward}"
     if attempt is None:
         return State.NEW, "nothing has been trained here yet"
     if facts.supervisor is not None:
@@ -191,24 +200,25 @@ def _while_it_lives(facts: Facts, attempt: Attempt | None) -> tuple[State, str]:
 
 def _between_attempts(facts: Facts, attempt: Attempt) -> tuple[State, str]:
     """The supervisor lives, and nobody trains."""
+    place = _number(facts)
     due = _restart(attempt)
     if due is not None and due > facts.now:
-        return State.WAITING, f"{_how(attempt)}; the next attempt begins in {(due - facts.now).total_seconds():.0f} s"
+        return State.WAITING, f"{_how(attempt, place)}; the next attempt begins in {(due - facts.now).total_seconds():.0f} s"
     if due is not None or attempt.end in (End.OPEN, End.VANISHED):
-        name = "the next attempt" if due is not None else f"attempt {attempt.number}" if attempt.number else "the program"
+        name = "the next attempt" if due is not None else f"attempt {place}" if attempt.number else "the program"
         return State.STARTING, f"{name} has begun and does not train yet: it is being imported"
     if attempt.verdict is None and attempt.end is End.FINISHED:
         return _BY_SECTION[Section.ENDED]
     if attempt.verdict is None:
-        return State.STOPPING, f"{_how(attempt)}, and is on its way out"
+        return State.STOPPING, f"{_how(attempt, place)}, and is on its way out"
     return _afterwards(facts, attempt)
 
 
 def _afterwards(facts: Facts, attempt: Attempt) -> tuple[State, str]:
     """Nobody is left."""
-    run, again = facts.run, "Start it again to go on"
+    run, again, place = facts.run, "Start it again to go on", _number(facts)
     if run is not None and run.gave_up is not None:
-        return State.GAVE_UP, f"the supervisor gave up: {'; '.join(run.gave_up) or _how(attempt)}. {again} once the cause is gone"
+        return State.GAVE_UP, f"the supervisor gave up: {'; '.join(_failures(run)) or _how(attempt, place)}. {again} once the cause is gone"
     if run is not None and run.finished and attempt.end in (End.FINISHED, End.PREEMPTED):
         return State.FINISHED, "all epochs are trained"
     if attempt.verdict == "needs a human" or (attempt.end is End.FAILED and _needs_human(attempt)):
@@ -217,11 +227,24 @@ def _afterwards(facts: Facts, attempt: Attempt) -> tuple[State, str]:
         return State.PREEMPTED, f"it was stopped by {attempt.reason}. {again}"
     if attempt.end is End.FINISHED:
         return State.FINISHED, attempt.reason
-    return State.CRASHED, f"{_how(attempt)}, and nobody starts it again. {again}"
+    return State.CRASHED, f"{_how(attempt, place)}, and nobody starts it again. {again}"
 
 
-def _how(attempt: Attempt) -> str:
-    name = f"attempt {attempt.number}" if attempt.number else "it"
+def _number(facts: Facts) -> int:
+    """Of the last attempt, in the line of all that the journal tells of; every supervisor counts its own from 1."""
+    return len(facts.run.attempts) if facts.run else 0
+
+
+def _failures(run: Run) -> list[str]:
+    """What the supervisor gave up for, with the numbers of that line."""
+    places = {str(attempt.number): place for place, attempt in enumerate(run.attempts, 1)}
+    return [_ATTEMPT.sub(lambda found: f"attempt {places.get(found[1], found[1])}", text, count=1) for text in run.gave_up or ()]
+
+
+def _how(attempt: Attempt, place: int) -> str:
+    name = f"attempt {place}" if attempt.number else "it"
+    if attempt.reason.startswith("its "):
+        return f"{name} was ended because {attempt.reason}"
     if attempt.end is End.FAILED and not attempt.reason.startswith("exited"):
         return f"{name} failed with {attempt.reason}".rstrip(".")
     if attempt.end is End.PREEMPTED:
@@ -249,10 +272,14 @@ def _newest(attempt: Attempt, name: str) -> Event | None:
     return next((event for event in reversed(attempt.events) if event["event"] == name), None)
 
 
-def _last_position(run: Run) -> Progress | None:
-    """That of the highest step in the newest attempt that tells of any; the end of an epoch and the beginning of the next are one step."""
+def _last_position(run: Run, *, begun: bool) -> Progress | None:
+    """That of the highest step in the newest attempt that tells of any; the end of an epoch and the beginning of the next are one step.
+
+    Where another attempt has `begun`, what the one before it lost is no position of the run any more: the last save is.
+    """
     for attempt in reversed(run.attempts):
-        found = [place for event in attempt.events if (place := _place(event)) is not None]
+        told = [event for event in attempt.events if not begun or event["event"] in ("restored", "saved")]
+        found = [place for event in told if (place := _place(event)) is not None]
         if found:
             return max(found, key=lambda place: (place.step, place.epoch, place.batch))
     return None
@@ -274,8 +301,8 @@ def _asked_for(run: Run) -> tuple[int | None, int | None]:
 
 
 def _count(event: Event, name: str) -> int | None:
-    value: Any = event.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    value = fields.whole(event, name)
+    return value if value is not None and value >= 0 else None
 
 
 def _speed(attempt: Attempt, facts: Facts) -> float | None:
@@ -287,7 +314,8 @@ def _speed(attempt: Attempt, facts: Facts) -> float | None:
     if not points:
         return None
     end, reached = points[-1]
-    useful = [(moment, step) for moment, step in points[:-1] if _SHORTEST <= (end - moment).total_seconds() <= _WINDOW and step < reached]
+    useful = [(moment, step) for moment, step in points[:-1] if (end - moment).total_seconds() >= _SHORTEST and step < reached]
+    useful = [point for point in useful if (end - point[0]).total_seconds() <= _WINDOW] or useful[-1:]
     useful = [point for point in useful if point[1] > points[0][1]] or useful
     return (reached - useful[0][1]) / (end - useful[0][0]).total_seconds() if useful else None
 
@@ -299,9 +327,9 @@ def _left(progress: Progress | None, epochs: int | None, steps: int | None, spee
 
 
 def _next_save(attempt: Attempt, now: dt.datetime) -> float | None:
-    told = (event.get("interval") for event in reversed(attempt.events) if event["event"] == "saved" and "interval" in event)
+    told = (fields.real(event, "interval") for event in reversed(attempt.events) if event["event"] == "saved" and "interval" in event)
     interval = next(told, None)
-    if not attempt.saves or not isinstance(interval, (int, float)):
+    if not attempt.saves or interval is None:
         return None
     save = attempt.saves[-1]
     return max(0.0, interval - save.seconds - (now - save.time).total_seconds())

@@ -89,6 +89,9 @@ def test_a_process_that_vanished_leaves_time_that_nobody_knows():
     assert (first.end, first.ended, first.last, first.reached_exactly) == (End.VANISHED, None, at(23), False)
     assert run.time == Time(training=19.5 + 10.0, saving=0.5, starting=2.0, unknown=77.0)
     assert (second.end, second.reached_exactly) == (End.OPEN, False)
+    assert (first.lost_exactly, second.lost_exactly, run.lost_exactly) == (False, True, False)  # the second lives, and loses nothing
+    assert not one(*FRESH, saved(23, 10)).lost_exactly and one(*FRESH, saved(23, 10), now=30).lost_exactly
+    assert one(*FRESH, FIRST, saved(23, 10), KILL).lost_exactly
 
 
 def test_an_open_attempt_counts_until_now_and_until_its_last_event_where_its_process_is_gone():
@@ -238,3 +241,27 @@ def test_the_same_call_after_the_end_trains_nothing():
     )  # fmt: skip
     assert run.finished and [attempt.end for attempt in run.attempts] == [End.FINISHED, End.FINISHED]
     assert run.attempts[1].time == Time(starting=4.0) and run.attempts[1].start == 10
+
+
+@pytest.mark.parametrize("ended", [KILL | {"lost_steps": 0, "step": 10}, event(40, "hung", attempt=1, pid=7, silent=10.0)])
+def test_time_that_a_hang_or_a_kill_has_cost_is_lost_although_no_step_is(ended):
+    """A batch that never ended, a validation that has to be repeated."""
+    run = one(
+        *FRESH, FIRST, saved(23, 10), ended, event(46, "attempt", attempt=2, pid=8, supervisor=5, began=45), event(50, "restored", step=10)
+    )
+    assert run.attempts[0].lost_steps == 0 and run.attempts[0].time.lost >= 10.0
+
+
+def test_the_save_that_a_stop_waits_for_is_no_training():
+    """Training stands still until it is durable."""
+    run = one(*FRESH, saved(23, 10), saved(60, 15, 20.0, 0.1), event(60, "preempted", step=15, reason="SIGTERM"))
+    assert run.time.saving == pytest.approx(20.5) and run.time.lost == 0
+
+
+def test_another_process_with_the_number_of_a_dead_one_is_an_attempt_of_its_own():
+    """In a container every program may be process 7."""
+    attempts = one(
+        *FRESH, FIRST, event(60, "attempt", attempt=1, pid=7, supervisor=50, began=59), event(62, "started", pid=7, run_id="a"),
+        event(63, "restored", step=0), now=70,
+    ).attempts  # fmt: skip
+    assert [(attempt.number, attempt.supervisor) for attempt in attempts] == [(1, 5), (1, 50)]

@@ -10,7 +10,7 @@ from benchmarks import notice, supervise
 def test_starts_kills_and_watching_are_measured(tmp_path):
     """In the smallest scale, with real processes; whether the figures are good is for a quiet machine to say."""
     figures = supervise.measure(supervise.SCALES["toy"], tmp_path)
-    assert 0 < figures["bare"]["median"] < figures["starts"]["median"]
+    assert min(figures["bare"]["median"], figures["starts"]["median"]) > 0
     assert figures["again"]["count"] == 1 and figures["again"]["median"] > 0
     assert 10e6 < figures["rss"] < figures["rss"] + figures["guard"]
     shown = "".join(table.markdown() for table in supervise.tables(figures))

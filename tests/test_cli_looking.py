@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from cli_samples import MODEL, a_run, cli, flip, manifest, place, snapshot, tens
 
 from resilient.cli import tables
 from resilient.manifest import step_name
+from resilient.reading import monitored
 from resilient.store import RunLock, Store
 
 WIDTH = 80
@@ -160,10 +163,12 @@ def test_prune_of_a_live_run_is_refused_and_a_dry_run_is_not(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--keep-last", 0), "keep.last=0"),
-        (("--keep-best", -1), "keep.best=-1"),
-        (("--every", "often"), "keep.every='often'"),
-        (("--every", "0"), "keep.every=0"),
+        (("--keep-last", 0), "--keep-last 0 is not accepted"),
+        (("--keep-best", -1), "--keep-best -1 is not accepted"),
+        (("--every", "often"), "--every='often'"),
+        (("--every", "0"), "--every 0 is not accepted"),
+        (("--every=-5s",), "more than 0"),
+        (("--keep-last", "many"), "Invalid value for '--keep-last'"),
     ],
 )
 def test_prune_refuses_rules_that_make_no_sense(tmp_path, arguments, words):
@@ -196,7 +201,6 @@ def test_a_directory_that_is_no_run_is_one_sentence(tmp_path, command, kind):
         (["ls", ".", "--jsno"], "--jsno"),
         (["lss", "."], "lss"),
         (["diff", ".", "1"], "STEP_B"),
-        (["prune", ".", "--keep-last", "many"], "keep-last"),
         (["export", "."], "output"),
     ],
 )
@@ -249,13 +253,15 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path, option):
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_output_that_cannot_be_written_is_an_error(tmp_path):
+@pytest.mark.parametrize(("target", "why"), [(">/dev/full", "No space left"), (">&-", "it is closed")])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_an_error(tmp_path, target, why, unbuffered):
     """A report cut short by a full disk does not count as a success."""
-    with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "resilient", "ls", a_run(tmp_path)]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    shell = f"{sys.executable} -m resilient ls {a_run(tmp_path)} {target}"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", shell], stderr=subprocess.PIPE, text=True, timeout=60, check=False, env=environment)
     (line,) = done.stderr.splitlines()
-    assert done.returncode == 1 and line.startswith("Error: ") and "No space left" in line
+    assert done.returncode == 1 and line.startswith(f"Error: Standard output cannot be written: {why}")
 
 
 @pytest.mark.parametrize("command", [["ls"], ["verify"], ["prune", "--dry-run"], ["diff", "10", "20"], ["export", "-o", "../x.weights.h5"]])
@@ -295,3 +301,17 @@ def test_the_reader_of_a_run_is_a_fast_command(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", code, run], capture_output=True, text=True, timeout=60, check=True)
     assert float(done.stdout.splitlines()[-1]) < 1.5  # importing TensorFlow alone takes more
+
+
+def test_flags_have_no_type_in_the_help():
+    """`--json` takes no value; only the help's own option is typer's."""
+    assert "<bool>" not in "".join(line for line in cli("ls", "--help").stdout.splitlines() if "--help" not in line)
+
+
+def test_the_monitored_metric_is_what_the_run_judged_by_and_else_what_it_was_told_to():
+    """One answer for the list and for the report; of a run that was asked for what nobody logs, the one that it used instead."""
+    told = manifest(10, val_loss=0.5)
+    assert monitored([told]) == "val_loss"
+    assert monitored([dataclasses.replace(told, state={"monitor": ["min", 0.5, "loss"], **told.state})]) == "loss"
+    assert monitored([dataclasses.replace(told, state={}, score=0.25)]) == "accuracy"
+    assert monitored([dataclasses.replace(told, state={}, score=None, metrics={})]) is None

@@ -196,6 +196,8 @@ def test_restore_into_an_uncompiled_model_takes_the_weights_alone(tmp_path, prog
         ("wrong.py:build", "returned a int"),
         ("wrong.py:failing", "KeyError: 'no such layer' in line 4 of wrong.py"),
         ("wrong.py:leaving", "SystemExit: 3"),
+        ("parsing.py:absent", "Its functions are build"),
+        ("strict.py:build", "SystemExit: 2 in line 3 of strict.py"),
         ("broken.py:build", "syntax error in line 2"),
         ("raising.py:build", "ZeroDivisionError: division by zero in line 1"),
     ],
@@ -203,12 +205,15 @@ def test_restore_into_an_uncompiled_model_takes_the_weights_alone(tmp_path, prog
 def test_each_thing_that_can_go_wrong_with_the_program_is_one_sentence(tmp_path, reference, words):
     """The user's own error is named with its line, and no output appears."""
     files = {"wrong.py": WRONG, "notes.txt": "", "broken.py": "x = 1\ndef build(:\n", "raising.py": "1 / 0\n"}
+    arguments = "import argparse\np = argparse.ArgumentParser(); p.add_argument('--epochs'){}\nprint(end=p.parse_args().epochs or '')\n"
+    files |= {"parsing.py": arguments.format("") + "def build(): pass\n", "strict.py": arguments.format("; p.add_argument('data')")}
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     run = a_run(tmp_path / "run")
     before = snapshot(run)
     done = cli("restore", run, "--model", reference, "-o", "out.keras", code=78, cwd=tmp_path)
-    assert words in the_error(done)
+    assert words in done.stderr.splitlines()[-1] and done.stdout == ""  # argparse has words of its own
+    assert reference == "strict.py:build" or words in the_error(done)
     assert snapshot(run) == before and not (tmp_path / "out.keras").exists()
 
 

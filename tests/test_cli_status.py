@@ -53,6 +53,9 @@ def test_a_live_training_is_seen_to_the_batch_without_a_supervisor(tmp_path):
         assert shown(cli("status", run))["state"].startswith("suspended")
     found = shown(cli("status", run, code=1))
     assert found["state"].startswith("crashed: it was killed, or its machine was") and "process" not in found
+    assert found["lost work"] == "at least 0 steps in 1 attempt"  # nobody told of the last batch
+    document = json.loads(cli("status", run, "--json", code=1).stdout)
+    assert (document["lost_steps"], document["lost_exactly"], document["attempts"][0]["lost_exactly"]) == (0, False, False)
 
 
 @pytest.mark.parametrize(
@@ -196,3 +199,18 @@ def test_between_attempts_the_supervisor_is_seen_to_wait(tmp_path):
             assert "exited with code 3" in seen.status.why and seen.status.next_attempt is not None
         supervisor.kill()
     wait_until_gone(supervisor.pid)
+
+
+def test_a_long_error_stands_in_the_state_and_in_short_in_the_table(tmp_path):
+    """Once is enough; attempts are numbered as in the sentences."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for supervisor in (5, 6):
+        Journal(run).append("attempt", attempt=1, pid=supervisor, supervisor=supervisor)
+        Journal(run).append("failed", error=f"ValueError: {'long ' * 60}end")
+        Journal(run).append("exited", attempt=1, pid=supervisor, code=1, reason="exited with code 1", verdict="failed")
+    done = cli("status", run, code=1)
+    assert " ".join(done.stdout.split()).count("long end") == 1 and len(done.stdout.splitlines()) < 20 and "…" in done.stdout
+    assert "attempt 2 failed" in shown(done)["state"]
+    attempts = json.loads(cli("status", run, "--json", code=1).stdout)["attempts"]
+    assert [(attempt["number"], attempt["supervisor_number"]) for attempt in attempts] == [(1, 1), (2, 1)]

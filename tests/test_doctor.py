@@ -17,8 +17,10 @@ from live_samples import training
 from resilient.doctoring import Level, examine, machine
 from resilient.doctoring import place as disk
 from resilient.doctoring.place import Speed, emergency, measure, room
-from resilient.errors import StorageError
+from resilient.errors import CheckpointCorruptError, StorageError
 from resilient.journal import Journal
+from resilient.observing import Observer
+from resilient.status import State
 from resilient.store import RunLock, Store, kernel
 from resilient.store.lock import LOCK_NAME
 
@@ -69,10 +71,52 @@ def test_before_the_first_run_the_disk_above_is_looked_at(tmp_path, quick):
 
 
 def test_what_is_no_run_is_an_error(tmp_path):
-    """A file, or somebody's documents."""
+    """A file, or the inside of a run."""
     (tmp_path / "file").touch()
     assert "is a file" in the_error(cli("doctor", tmp_path / "file", code=78))
-    assert "not a run directory" in the_error(cli("doctor", tmp_path, code=78))
+    inside = a_run(tmp_path / "run") / "checkpoints"
+    assert "not a run directory" in the_error(cli("doctor", inside, code=78))
+
+
+def test_a_directory_with_other_files_is_one_before_the_first_run(tmp_path, quick):
+    """`fit` accepts it: a log, say."""
+    (tmp_path / "train.log").touch()
+    assert the(list(examine(tmp_path, environ={})), "run").text.endswith("does not hold a run yet.")
+    assert os.listdir(tmp_path) == ["train.log"]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_where_no_checkpoint_is_valid_the_refusal_is_foretold(tmp_path, quick, saved):
+    """As `fit` does it: it begins nothing anew over what is damaged, whatever the journal tells, and the final state is no way on."""
+    run = a_run(tmp_path / "run", final=True)
+    for step in (0, 10, 20, 25):
+        (place(run, step) / "manifest.json").write_text("{")
+    if saved:
+        Journal(run).append("saved", step=25)
+        Journal(run).append("finished", step=25)
+    with pytest.raises(CheckpointCorruptError):
+        Store(run).latest(lambda name, reason: None)
+    found = list(examine(run, environ={}))
+    assert "CheckpointCorruptError" in the(found, "checkpoints").text and "anew" not in the(found, "checkpoints").text
+    assert "passes it over" not in str(found)
+    seen = Observer(run).look()
+    assert seen.status.state is State.NEEDS_HUMAN and "CheckpointCorruptError" in seen.status.why
+    assert not any(str(place(run, 10)) in problem.reason for problem in seen.survey.damaged)  # the path is beside it
+
+
+def test_without_a_journal_the_checkpoints_tell_what_the_next_start_does(tmp_path, quick):
+    """It goes on, and is not new."""
+    seen = Observer(a_run(tmp_path / "run")).look()
+    assert "goes on from step 25" in seen.status.why
+    alone = a_run(tmp_path / "alone", final=True)
+    shutil.rmtree(alone / "checkpoints")
+    assert "begins anew" in the(list(examine(alone, environ={})), "checkpoints").text
+
+
+def test_a_file_system_without_room_for_anything_is_a_problem(tmp_path, monkeypatch):
+    """/proc has 0 B of 0 B."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=0, free=0))
+    assert [item.level for item in room(tmp_path, None, 0)] == [Level.PROBLEM]
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,13 @@ def test_what_is_no_positive_duration_is_refused_in_a_sentence_naming_the_argume
         parse_duration(value, "save_every")
 
 
+@pytest.mark.parametrize("value", ["-5s", "-5", "0", "0s", "0.0", "-1h30m", dt.timedelta(0)])
+def test_nothing_and_less_is_told_as_what_it_is(value):
+    """Not as a lack of a unit."""
+    with pytest.raises(ConfigurationError, match="more than 0"):
+        parse_duration(value, "--grace")
+
+
 @given(st.integers(0, 99), st.integers(0, 59), st.integers(1, 59))
 def test_parts_of_a_combination_add_up(hours, minutes, seconds):
     """The value of a combination is the sum of its parts."""

@@ -106,8 +106,8 @@ def test_a_fit_that_was_stopped_has_not_ended(page):
     [
         (Section.STARTING, Section.FAILED),
         (Section.TRAINING, Section.FAILED),
-        (Section.BETWEEN, Section.ENDED),
-        (Section.VALIDATING, Section.ENDED),
+        (Section.BETWEEN, Section.RAISED),
+        (Section.VALIDATING, Section.RAISED),
         (Section.STOPPING, Section.STOPPING),
     ],
 )

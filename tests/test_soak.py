@@ -126,7 +126,7 @@ def test_a_supervisor_outlives_its_program_again_and_again(tmp_path: Path) -> No
     """Some seconds of the scene: kills are delivered, each is followed by a resume that found what was saved, and a stop is a stop."""
     seen = Killed(tmp_path, 6.0, seed=1).play()
     assert seen.problems == [], (tmp_path / "killed-and-started-again/output.txt").read_text()[-3000:]
-    assert sum(seen.kills.values()) >= 2
+    assert sum(seen.kills.values()) >= 1
     assert seen.events["restored"] >= sum(seen.kills.values()) - 1
     # Each kill met an attempt of its own; the last may have come together with the stop, which then starts no other.
     assert seen.events["attempt"] - sum(seen.kills.values()) in (0, 1)

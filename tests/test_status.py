@@ -161,3 +161,40 @@ def test_any_facts_give_a_status(events, now, trainer, supervisor, seen):
     found = status(Facts(at(now), runs[-1] if runs else None, trainer, supervisor, seen))
     assert all(number is None or number >= 0 for number in (found.speed, found.left, found.next_save, found.unsaved))
     assert found.state.exit_code in (0, 1, 75, 78, 93)
+
+
+def test_the_speed_is_known_also_where_saves_are_far_between():
+    """An epoch of an hour, and nothing saved for half of it."""
+    saves = [saved(3 + 3600 * hour, 100 * hour) for hour in range(3)]
+    found = told(STARTED, *saves, now=9000, trainer=TRAINER, seen=live(step=250))
+    assert found.speed == pytest.approx((250 - 200) / (9000 - 7202), rel=0.01)
+
+
+@pytest.mark.parametrize("huge", [10**400, -(10**400)])
+def test_absurd_numbers_of_a_journal_are_no_numbers(huge):
+    """Whoever wrote them."""
+    started = STARTED | {"epochs": huge, "steps": huge}
+    found = told(started, saved(3, 0), saved(13, 10, interval=huge), now=20, trainer=TRAINER, seen=live(step=15))
+    assert found.left is None and found.next_save is None
+
+
+def test_attempts_have_one_numbering_although_every_supervisor_begins_with_1():
+    """The place in the line of attempts, in all sentences."""
+    again = event(50, "attempt", attempt=1, pid=8, supervisor=6, began=49)
+    events = (*FRESH, FIRST, KILL, again, event(60, "exited", attempt=1, pid=8, code=1, reason="exited with code 1", verdict="failed"))
+    assert told(*events).why.startswith("attempt 2 exited with code 1")
+    assert "gave up: attempt 2 exited" in told(*events, event(61, "gave_up", failures=["attempt 1 exited with code 1"])).why
+
+
+def test_an_attempt_whose_supervisor_died_is_told_in_a_sentence():
+    """The guardian's word for it."""
+    died = event(30, "exited", reason="its supervisor died")
+    assert told(*FRESH, FIRST, died).why.startswith("attempt 1 was ended because its supervisor died,")
+
+
+def test_right_after_a_restart_the_position_is_what_it_goes_on_from():
+    """What the attempt before has lost is done again."""
+    second = event(45, "attempt", attempt=2, pid=8, supervisor=5, began=45)
+    events = (*FRESH, FIRST, saved(23, 10, epoch=0, batch=10), KILL | {"epoch": 0, "batch": 18}, second)
+    assert told(*events, now=47, supervisor=SUPERVISOR).progress == Progress(0, 10, 10)
+    assert told(*events[:-1], now=42, supervisor=SUPERVISOR).progress == Progress(0, 18, 18)

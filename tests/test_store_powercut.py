@@ -31,10 +31,10 @@ CASES = [pytest.param(life, way, id=f"{life.name} {way}".strip()) for life in LI
 @pytest.mark.parametrize(("life", "way"), CASES)
 def test_no_crash_costs_an_acknowledged_state(life, way):
     """A life cut after every call, in every way that each of the three models allows; and the restart after it cut again."""
-    name, counts, distinct = explore.survey(life, way, BREADTH, restarts=2)
+    name, counts, distinct = explore.survey(life, way, BREADTH, restarts=1)
     assert [str(bad) for count in counts.values() for bad in count.bad] == []
     assert set(counts) == set(MODELS) and distinct > 30, name
-    assert all(count.restarts > 5 for count in counts.values()) or not life.restarts
+    assert all(count.restarts > 2 for count in counts.values()) or not life.restarts
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

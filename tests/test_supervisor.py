@@ -13,6 +13,32 @@ import pytest
 from supervised import ROOT, events, is_alive, run, supervised, wait_for, wait_until_gone, write
 
 from resilient import journal
+from resilient.cli import outcome
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("--give-up 0 -- true", 78, "--give-up 0 is not accepted. Give it a number of at least 1."),
+        ("--max-restarts -1 -- true", 78, "--max-restarts -1 is not accepted. Give it a number of at least 0."),
+        ("--give-up many -- true", 78, "See `resilient run --help`."),
+        ("--grace many -- true", 78, "Write a number with a unit"),
+        ("--no-such -- true", 2, "See `resilient run --help`."),
+        ("--give-up", 2, "requires an argument"),
+        ("", 2, "Missing argument"),
+        ("-- no-such-program", 78, "There is no program 'no-such-program' to run."),
+        ("-- ./train.py", 78, "'./train.py' is not executable. Make it so (chmod +x), or run it with python, as in `-- python ./train.py`."),
+        ("-- ./runs", 78, "'./runs' is a directory and no program."),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence_with_the_remedy(tmp_path, monkeypatch, capsys, arguments, code, said):
+    """78 where the command line can be read and a value cannot be, 2 where it cannot be read."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").touch()
+    (tmp_path / "runs").mkdir()
+    assert outcome.run(["run", *arguments.split()]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (78, 78), (93, 93)])
@@ -378,7 +404,31 @@ def test_a_program_that_fails_twice_at_one_batch_goes_on_from_the_checkpoint_bef
     assert done.returncode == 93
     assert [event["resume_at_most"] for event in events(tmp_path, "attempt")] == [None, None, 5, 3]
     assert all((event["epoch"], event["batch"]) == (0, 7) for event in events(tmp_path, "exited"))
-    assert "from a checkpoint before step 6: it failed twice at epoch 0, batch 7" in done.stderr
+    assert "from a checkpoint before step 6 if there is one: it failed twice at epoch 0, batch 7" in done.stderr
+
+
+def test_where_there_is_no_older_checkpoint_it_goes_on_from_the_latest_and_says_so(tmp_path):
+    """From then on, and not from it and from an older one in turn. The program stands behind `python -c`, and is shown as one line."""
+    code = """
+    import sys
+    from resilient.restarts import RestartPolicy
+    from resilient.supervisor import Options, Supervisor
+    sys.exit(Supervisor([sys.executable, "-c", sys.argv[1]], Options(RestartPolicy(give_up=4, first=0.0))).run())
+    """
+    program = "from fake_training import *" + POISON.replace("(2, 4, 6)", "(4, 6)")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-c", textwrap.dedent(code), program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 93, done.stderr
+    assert [event["resume_at_most"] for event in events(tmp_path, "attempt")] == [None, None, 5, 3, None]
+    assert re.findall(r"from a checkpoint before[^:]*|from the latest checkpoint, [^.]*", done.stderr) == [
+        "from a checkpoint before step 6 if there is one",
+        "from a checkpoint before step 4 if there is one",
+        "from the latest checkpoint, as there was none before step 4 to go on from",
+    ]
+    assert all(line.startswith("resilient: ") for line in done.stderr.splitlines())
+    begins = [line for line in done.stderr.splitlines() if " begins (" in line]
+    assert len(begins) == 5 and all("fake_training import * for step in" in line and len(line) < 250 for line in begins)
 
 
 def test_a_poison_batch_is_left_out_where_the_operator_allows_it(tmp_path):

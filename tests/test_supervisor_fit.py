@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 
+import pytest
 from supervised import ROOT, events, run, supervised
+
+from resilient.heartbeat import ENVIRONMENT, Heartbeat, Page
+from resilient.store import RunLock
 
 TRAINING = """
 import os, signal, sys
@@ -104,3 +109,25 @@ def test_what_a_spare_interpreter_imports_touches_no_device():
     code += "; tf.config.set_visible_devices(tf.config.list_physical_devices('CPU'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+class Killed(BaseException):
+    """What a supervisor does to a program that may not train there."""
+
+
+def test_a_supervisor_can_refuse_a_directory_that_another_training_has(tmp_path, monkeypatch):
+    """It hears of it before the lock is asked for: its one sentence is not hidden behind the program's traceback about a lock."""
+    import keras
+
+    import resilient
+
+    def kill(self):
+        raise Killed
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    monkeypatch.setattr(Heartbeat, "wait_until_heard", kill)
+    with contextlib.closing(Page()) as page, RunLock(tmp_path):
+        monkeypatch.setenv(ENVIRONMENT, page.path)
+        with pytest.raises(Killed):
+            resilient.fit(model, [[1.0]], [1.0], monitor="loss", directory=tmp_path)

@@ -161,6 +161,19 @@ def test_a_batch_is_poison_when_the_program_fails_there_twice_by_itself():
     assert decide(RestartPolicy(), failed(**here), failed(**here))[0].skip == ()
 
 
+def test_where_there_is_no_older_checkpoint_none_is_ordered_again():
+    """Until it fails elsewhere or gets further: no order that fit cannot obey, and no going to and fro."""
+    policy, record, orders = RestartPolicy(give_up=100), Record(), []
+    for place, resumed, progressed in [(7, 88, True), (7, 88, False), (7, 44, False), (7, 88, False), (7, 88, False)]:
+        record, outcome = policy.decide(record, failed(place=(0, place), resumed=resumed, progressed=progressed), 0.5)
+        orders.append(outcome.resume_at_most)
+    assert orders == [None, 87, 43, None, None]
+    assert record.none_before == 44
+    assert policy.decide(record, failed(place=(0, 8), resumed=88), 0.5)[0].none_before is None
+    further = policy.decide(record, failed(place=(0, 7), resumed=88, progressed=True), 0.5)
+    assert (further[0].none_before, further[1].resume_at_most) == (None, 87)
+
+
 # -- hangs ---------------------------------------------------------------------------------------------------------------------
 
 sections = st.sampled_from([Section.STARTING, Section.TRAINING, Section.BETWEEN, Section.VALIDATING, Section.STOPPING])
@@ -244,7 +257,7 @@ def test_an_explicit_limit_is_for_batches_and_what_happens_once_stays_generous()
     """Compiling for minutes must not make a run with --hang-timeout 10s restart for ever; after fit nothing is watched."""
     patience = Patience(explicit=10.0)
     assert patience.limit(Section.TRAINING, {}) == patience.limit(Section.VALIDATING, {}) == 10.0
-    assert patience.limit(Section.STARTING, {}) == patience.limit(Section.BETWEEN, {}) == 1800.0
+    assert patience.limit(Section.SILENT, {}) == patience.limit(Section.STARTING, {}) == patience.limit(Section.BETWEEN, {}) == 1800.0
     assert patience.limit(Section.STARTING, {Section.STARTING: 600.0}) == 6000.0
     assert Patience(explicit=1e4).limit(Section.STARTING, {}) == 1e4
-    assert patience.limit(Section.ENDED, {}) == patience.limit(Section.FAILED, {}) == float("inf")
+    assert patience.limit(Section.ENDED, {}) == patience.limit(Section.FAILED, {}) == patience.limit(Section.RAISED, {}) == float("inf")

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import types
 from pathlib import Path
 
 import pytest
 
-from resilient.heartbeat import Announcement, Beat, Orders, Saves, Section
+from resilient.errors import ConfigurationError
+from resilient.heartbeat import ENVIRONMENT, Announcement, Beat, Heartbeat, Orders, Page, Saves, Section
+from resilient.manifest import Progress
 from resilient.supervisor import processes
 from resilient.supervisor.patience import Patience, Silence
 from resilient.supervisor.systemd import Notifier
-from resilient.supervisor.vigil import Vigil
+from resilient.supervisor.vigil import Vigil, where
 
 
 class Scene:
     """A program that trains in `directory`, and what was done: it is child, page, guardian and chronicle in one."""
 
-    def __init__(self, directory, kept_in=None):
+    def __init__(self, directory, kept_in=None, patience=Patience()):  # noqa: B008  frozen
         self.page = self.guardian = self
         self.pid, self.orders = os.getpid(), Orders(3, keep_runs_in=kept_in)
         self.count, self.section, self.done, self.said = 0, Section.STARTING, [], []
         self.announcement = lambda: Announcement(self.pid, directory, {})
-        chronicle = types.SimpleNamespace(move_to=lambda path, **_: self.done.append(path))
-        self.vigil = Vigil(self, Silence(0.0), Patience(), 30.0, chronicle, Notifier({}), self.said.append)
+        chronicle = types.SimpleNamespace(
+            move_to=lambda path, **_: self.done.append(path), append=lambda event, **_: self.done.append(event)
+        )
+        self.vigil = Vigil(self, Silence(0.0), patience, 30.0, chronicle, Notifier({}), self.said.append)
 
     def beat(self):
         return Beat(self.count, self.section)
@@ -39,6 +45,9 @@ class Scene:
 
     def hear(self):
         self.done.append("heard")
+
+    def position(self):
+        return {}
 
     def kill(self):
         self.done.append("killed")
@@ -89,3 +98,42 @@ def test_a_program_that_keeps_its_runs_there_goes_on(tmp_path):
     scene = Scene(run, kept_in=str(tmp_path / "test"))
     scene.vigil.listen()
     assert scene.done == [run, "heard"] and scene.vigil.refused is None
+
+
+@pytest.mark.parametrize(("explicit", "until"), [(2.0, 1800.0), (3600.0, 3600.0), (None, None)])
+def test_a_program_without_a_sign_of_life_hangs_only_where_one_is_expected(tmp_path, explicit, until):
+    """It may never call fit. With --hang-timeout it is expected to, and has the time that any start has: it may still import."""
+    scene = Scene(tmp_path, patience=Patience(explicit))
+    scene.announcement, scene.section = lambda: None, Section.SILENT
+    for silent in (5.0, (until or 1e9) - 10.0):
+        scene.vigil.silence = dataclasses.replace(scene.vigil.silence, seconds=silent)
+        scene.look()
+        assert scene.done == scene.said == []
+    scene.vigil.silence = dataclasses.replace(scene.vigil.silence, seconds=(until or 1e9) + 1.0)
+    scene.look()
+    assert scene.done == (["hung"] if until else [])
+    assert all(line.endswith(" s, before its first sign of life.") for line in scene.said)  # and no stacks, which nobody would write
+
+
+@pytest.mark.parametrize(
+    ("error", "section", "told"),
+    [
+        (ConfigurationError(""), None, "after an error in fit, before its first batch"),
+        (ValueError(), None, "after an error in fit, before its first batch"),
+        (ConfigurationError(""), Section.TRAINING, "after an error in fit at epoch 1, batch 2 (step 12)"),
+        (ValueError(), Section.BETWEEN, "after an error in fit at epoch 1, batch 2 (step 12)"),
+        (ValueError(), Section.TRAINING, "after an error in training at epoch 1, batch 2 (step 12)"),
+        (None, Section.BETWEEN, "after the end of fit at epoch 1, batch 2 (step 12)"),
+        (ValueError(), Section.STOPPING, "stopping at epoch 1, batch 2 (step 12)"),
+    ],
+)
+def test_it_is_told_how_fit_was_left(tmp_path, error, section, told):
+    """By its end, by an error that blames the batch, or by another one; with the position where there was one."""
+    with contextlib.closing(Page()) as page:
+        with contextlib.suppress(ConfigurationError, ValueError), Heartbeat.claim({ENVIRONMENT: page.path}) as heartbeat:
+            heartbeat.announce(tmp_path)
+            if section is not None:
+                heartbeat.beat(section, Progress(1, 2, 12))
+            if error is not None:
+                raise error
+        assert where(page.beat()) == told

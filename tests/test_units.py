@@ -113,15 +113,19 @@ def test_a_service_of_the_user_needs_nothing_of_the_machine(tmp_path):
         ("systemd --run-options --no-such -- PYTHON", 2, "See `resilient run --help`"),
         ("systemd --run-options '--grace 5s' -- PYTHON", 78, "Give it to `resilient unit` itself"),
         ("systemd --run-options '--hang-timeout soon' -- PYTHON", 78, "--hang-timeout='soon' is not a duration"),
+        ("systemd --run-options '--give-up 0' -- PYTHON", 78, "--give-up 0 is not accepted. Give it a number of at least 1"),
         ("systemd --run-options 'python train.py' -- PYTHON", 78, "holds more than options"),
         ('systemd --run-options "\'" -- PYTHON', 78, "ends within quotes"),
         ("systemd -o nowhere/train.service -- PYTHON", 78, "Name one, or leave it out"),
         ("slurm --time 3 -- PYTHON", 78, "--time='3' is not a duration"),
+        ("slurm --time 30s --grace 10m -- PYTHON", 78, "leaves no time to train: Slurm asks the job to stop up to 690 s before that"),
+        ("slurm --time 2m -- PYTHON", 78, "Give it at least 3m, or a shorter --grace"),
         ("slurm --sbatch gres=gpu:1 -- PYTHON", 78, "is no option of sbatch. Write it like"),
         ("kubernetes -- python", 2, "Missing option '--image'"),
         ("kubernetes --image 'a b' -- python", 78, "is no image. Name one as in"),
         ("kubernetes --image a --name Train_1 -- python", 78, "Use up to 40 small letters"),
         ("kubernetes --image a --limit cpu=lots -- python", 78, "is no quantity. Write it as Kubernetes does"),
+        ("kubernetes --image a --retries -1 -- python", 78, "--retries -1 is not accepted. Give it a number of at least 0"),
         ("kubernetes --image a --limit cpu -- python", 78, "is not of the form NAME=VALUE"),
         ("kubernetes --image a --mount runs -- python", 78, "Name an absolute path"),
         ("kubernetes --image a --claim A -- python", 78, "`kubectl get pvc` lists them"),
@@ -201,7 +205,7 @@ def test_a_controller_that_fails_over_is_asked_again(tmp_path, down):
     """Each time it is said, as the shell may be killed before there is an answer."""
     assert decided(tmp_path, "exit 75", "RUNNING None", down=down) == (75, "requeue 9")
     said = (tmp_path / "errors").read_text().splitlines()
-    assert len(said) == 3 and said[0].startswith("resilient: Slurm does not answer, and job 9 is not back in the queue yet.")
+    assert len(said) == 3 and said[0].startswith("resilient: job 9 is not back in the queue yet: Slurm does not answer, or refuses.")
 
 
 def test_a_controller_that_never_answers_is_given_up_with_the_remedy(tmp_path):

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from chaos import result
 from chaos.rounds import Place, Reference
 from chaos.supervised.round import Deck, Position, Result, Round, Style, deal, undisturbed
 from chaos.supervised.scene import Pace
@@ -65,7 +66,7 @@ class Storm:
         self._console.print(f"undisturbed: {len(whole.log)} batches, and {len(without.log)} without one")
         with concurrent.futures.ThreadPoolExecutor(self._jobs) as pool:
             lanes = [pool.submit(lambda deck: list(self._lane(deck, whole, without)), deck) for deck in self._decks]
-            return [result for lane in lanes for result in lane.result()]
+            return [played for lane in lanes for played in lane.result()]
 
     def _lane(self, deck: Deck, whole: Reference, without: Reference) -> Iterator[Result]:
         while deck:
@@ -74,31 +75,38 @@ class Storm:
             style = self._styles[(number - 1) % len(self._styles)]
             place = Place(self._root / f"round-{number}")
             reference = whole if style.poison is None else without
-            result = Round(self._program, place, f"{self._seed}/{number}", style, self._pace, reference, deck, self._most).play()
-            self._report(number, style, result)
-            if not result.problems:
+            played = Round(self._program, place, f"{self._seed}/{number}", style, self._pace, reference, deck, self._most).play()
+            self._report(number, style, played)
+            if not played.problems:
                 shutil.rmtree(place.root)
-            yield result
+            yield played
 
-    def _report(self, number: int, style: Style, result: Result) -> None:
-        verdict = "[green]equal, and true[/]" if not result.problems else "[red]WRONG[/]"
-        codes = ", ".join(f"{code} ({count})" for code, count in sorted(Counter(result.codes).items()))
+    def _report(self, number: int, style: Style, played: Result) -> None:
+        verdict = "[green]equal, and true[/]" if not played.problems else "[red]WRONG[/]"
+        codes = ", ".join(f"{code} ({count})" for code, count in sorted(Counter(played.codes).items()))
         self._console.print(
-            f"round {number:>3} (seed {self._seed}/{number}, {style.name}): {len(result.strikes)} strikes, {result.attempts} attempts, "
-            f"supervisors ended with {codes}; {result.seconds:.0f} s: {verdict}"
+            f"round {number:>3} (seed {self._seed}/{number}, {style.name}): {len(played.strikes)} strikes, {played.attempts} attempts, "
+            f"supervisors ended with {codes}; {played.seconds:.0f} s: {verdict}"
         )
-        for problem in result.problems[:5]:
+        for problem in played.problems[:5]:
             self._console.print(f"    [red]{escape(problem)}[/]")
 
 
 def table(results: list[Result]) -> Table:
     """How often each kind of strike was survived."""
-    counts = Counter(name for result in results for name in result.strikes)
+    counts = Counter(name for one in results for name in one.strikes)
     view = Table(Column("strike", no_wrap=True), Column("survived", justify="right"), title="strikes")
     for name in STRIKES:
         if counts[name]:
             view.add_row(name, str(counts[name]))
     return view
+
+
+def rows(results: list[Result]) -> list[result.Row]:
+    """One for each kind of strike; what a round without problems has met was survived, and its end was as it should be."""
+    met = Counter(name for one in results for name in one.strikes)
+    sound = Counter(name for one in results if not one.problems for name in one.strikes)
+    return [result.Row(name, met[name], sound[name], sound[name]) for name in STRIKES if met[name]]
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -110,6 +118,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lean", action="store_true", help="a training of the standard library alone: many times as many kills a minute")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no more strikes after so many (any number)")
     parser.add_argument("--root", type=Path, help="where to work; rounds that went wrong are left there (a new temporary directory)")
+    result.add_option(parser)
     return parser.parse_args(given)
 
 
@@ -121,9 +130,10 @@ def main(given: list[str] | None = None) -> int:
     console.print(f"storm of {args.kills} strikes, seed {args.seed}, {args.jobs} at a time, in {root}")
     until = time.monotonic() + 60 * args.minutes
     results = Storm(root, args.kills, until, args.seed, args.jobs, console, lean=args.lean).play()
-    problems = [problem for result in results for problem in result.problems]
+    problems = [problem for one in results for problem in one.problems]
     console.print(table(results))
-    strikes = sum(len(result.strikes) for result in results)
+    result.write(args.result, rows(results), problems)
+    strikes = sum(len(one.strikes) for one in results)
     if problems:
         console.print(f"WRONG: {len(problems)} problems in {len(results)} rounds under {strikes} strikes. What is left of them: {root}")
         return 1

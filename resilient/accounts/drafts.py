@@ -135,7 +135,14 @@ class Drafts:
 
     def _begin(self, event: Event, last: Draft | None) -> None:
         draft = Draft(event)
-        if last is not None and not last.gone and last.supervised and draft.pid is not None and draft.pid == last.pid:
+        if (
+            event["event"] == "started"
+            and last is not None
+            and not last.gone
+            and last.supervised
+            and draft.pid is not None
+            and draft.pid == last.pid
+        ):
             draft.newest["attempt"] = last.newest["attempt"]  # a process that calls fit once more
         if self.runs:
             self.runs[-1].append(draft)

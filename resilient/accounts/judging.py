@@ -8,7 +8,10 @@ from collections.abc import Sequence
 
 from resilient.accounts import fields
 from resilient.accounts.drafts import Draft
-from resilient.accounts.values import Attempt, End, Event, Run, Time
+from resilient.accounts.values import Attempt, End, Event, Run, Save, Time
+
+# After these, what went on since the last checkpoint was for nothing, though no step may be lost: a hang, a validation.
+_FOR_NOTHING = (End.HUNG, End.KILLED, End.OUT_OF_MEMORY, End.FAILED)
 
 
 def run(drafts: Sequence[Draft], damaged: Sequence[Event], gave_up: Sequence[str] | None, now: dt.datetime | None) -> Run:
@@ -35,6 +38,7 @@ def _attempt(draft: Draft, following: Draft | None, limit: float, now: dt.dateti
     ended = _ended(draft, end)
     until = ended or (now if now is not None and following is None else draft.last)
     lost_steps = _lost_steps(draft, end, limit)
+    exactly, lives = draft.gone or draft.last_word is not None, now is not None and following is None
     gap = fields.between(ended or draft.last, following.began) if following is not None else 0.0
     down = gap if ended is not None else 0.0
     return Attempt(
@@ -50,10 +54,11 @@ def _attempt(draft: Draft, following: Draft | None, limit: float, now: dt.dateti
         verdict=fields.text(exited, "verdict"),
         start=draft.start,
         reached=draft.reached,
-        reached_exactly=draft.gone or draft.last_word is not None,
+        reached_exactly=exactly,
         saves=draft.saves,
         lost_steps=lost_steps,
-        time=_time(draft, until, limit, lost=lost_steps > 0) + Time(down=down, unknown=gap - down),
+        lost_exactly=exactly or lives or draft.start is None or end is End.FINISHED,
+        time=_time(draft, until, limit, end, lost=lost_steps > 0 or end in _FOR_NOTHING) + Time(down=down, unknown=gap - down),
         down=down,
         peak_rss=fields.whole(exited, "peak_rss"),
         failures=fields.whole(exited, "failures") or 0,
@@ -71,7 +76,7 @@ def _lost_steps(draft: Draft, end: End, limit: float) -> int:
     return int(max(0, draft.reached - max(draft.start, min(committed, limit))))
 
 
-def _time(draft: Draft, until: dt.datetime, limit: float, *, lost: bool) -> Time:
+def _time(draft: Draft, until: dt.datetime, limit: float, end: End, *, lost: bool) -> Time:
     """Where the attempt's own time went, until then."""
     if draft.trained_from is None:
         return Time(starting=fields.between(draft.began, until))
@@ -81,9 +86,15 @@ def _time(draft: Draft, until: dt.datetime, limit: float, *, lost: bool) -> Time
     if kept:  # training goes on while a checkpoint is written: what it holds ends where it was captured
         captured = fields.after(kept[-1].time, -kept[-1].seconds)
     lost_seconds = min(whole, fields.between(captured, until)) if lost else 0.0
-    saving = min(whole - lost_seconds, sum(save.seconds if save.final else save.stall for save in draft.saves))
+    stalls = sum(save.seconds if save.final or _is_waited_for(save, draft, end) else save.stall for save in draft.saves)
+    saving = min(whole - lost_seconds, stalls)
     starting = fields.between(draft.began, draft.trained_from)
     return Time(training=whole - lost_seconds - saving, saving=saving, lost=lost_seconds, starting=starting)
+
+
+def _is_waited_for(save: Save, draft: Draft, end: End) -> bool:
+    """Whether training stood still until it was durable: it is the one with which a stop was obeyed."""
+    return end is End.PREEMPTED and save is draft.saves[-1] and draft.last_word is not None and draft.last_word.get("step") == save.step
 
 
 def _end(draft: Draft, *, vanished: bool) -> tuple[End, str]:

@@ -101,7 +101,7 @@ class Attempt:
         start: the step it went on from, None if it never came so far.
         reached: the last step it is known to have trained; `reached_exactly`: it is not only the last that was saved.
         saves: oldest first.
-        lost_steps: trained and not gone on from; a lower bound where `reached_exactly` is false.
+        lost_steps: trained and not gone on from; `lost_exactly`: it is not only a lower bound, as where nobody told the last batch.
         time: where its time went.
         down: seconds from its end until the next attempt.
         peak_rss: bytes, None where no supervisor tells.
@@ -126,6 +126,7 @@ class Attempt:
     reached_exactly: bool
     saves: Sequence[Save]
     lost_steps: int
+    lost_exactly: bool
     time: Time
     down: float
     peak_rss: int | None
@@ -172,6 +173,11 @@ class Run:
     def lost_steps(self) -> int:
         """Steps that were trained and not gone on from."""
         return sum(attempt.lost_steps for attempt in self.attempts)
+
+    @property
+    def lost_exactly(self) -> bool:
+        """Whether it is not only a lower bound."""
+        return all(attempt.lost_exactly for attempt in self.attempts)
 
     @property
     def began(self) -> dt.datetime:

@@ -231,6 +231,11 @@ def _judged(disturbed: Trained, runs: Sequence[RunOutcome], control: Mapping[str
     if unstable:
         name, comparison = next(iter(unstable.items()))
         return Verdict.NOT_REPRODUCIBLE, f"Two undisturbed trainings already differ, in {name}: {_shown(comparison)}. {_remedy(comparison)}"
+    if not wrong and not disturbed.blows:
+        return Verdict.UNFINISHED, (
+            f"No fault met the disturbed training: it took {disturbed.seconds:.1f} s. "
+            "Lower --mtbf or --scale, raise --kills, or let the program train longer."
+        )
     if not wrong:
         tensors, epochs = sum(run.comparison.compared for run in runs), max(run.comparison.epochs for run in runs)
         return Verdict.EQUAL, (

@@ -15,7 +15,6 @@ from pathlib import Path
 from resilient.chaos.strikes import KINDS, Kind, Situation, Strike
 from resilient.heartbeat import Beat, Section
 from resilient.manifest import Progress
-from resilient.supervisor import processes
 from resilient.supervisor.child import Child
 from resilient.supervisor.vigil import Vigil
 
@@ -74,7 +73,7 @@ class Target:
         """Stop the process that trains; returns when none of its threads runs, or soon after."""
         self._signal(signal.SIGSTOP)
         end = time.monotonic() + _HOLD
-        while not _stands_still(self._trainer) and time.monotonic() < end:
+        while not _stands_still(self._vigil.trainer) and time.monotonic() < end:
             time.sleep(_SOON / 5)
 
     def release(self) -> None:
@@ -86,16 +85,9 @@ class Target:
         beat = self.child.page.beat()
         return beat if kind.holds(beat.section, saving=self.child.page.saves().saving) else None
 
-    @property
-    def _trainer(self) -> int:
-        announced, program = self._vigil.announced, self.child.guardian.pid
-        if announced is None or announced.pid == program:
-            return program
-        return announced.pid if announced.pid in processes.descendants(self.child.guardian.guardian) else program
-
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):  # it has just ended
-            os.kill(self._trainer, number)
+            os.kill(self._vigil.trainer, number)
 
 
 class Striker:
@@ -113,6 +105,11 @@ class Striker:
         self.blows: list[Blow] = []
         self.struck = False
 
+    @property
+    def holds(self) -> bool:
+        """Whether the program is stopped, to go on later."""
+        return self._release_at is not None
+
     def begin(self) -> None:
         """A new attempt: nothing has hit it yet."""
         self.struck, self._release_at, self._kill_at = False, None, None
@@ -120,7 +117,7 @@ class Striker:
     def look(self, target: Target, now: Situation, attempt: int) -> float:
         """Deliver what is due; seconds until the next look."""
         self._finish_what_was_begun(target)
-        if self.struck or self._release_at is not None or self._next is None:
+        if self.struck or self.holds or self._next is None:
             return _RARELY if self._kill_at is None else _USUALLY
         strike, kind = self._next, KINDS[self._next.kind]
         if not strike.due(now):

@@ -18,18 +18,18 @@ from resilient.chaos.striking import Striker, Target, generator
 from resilient.chaos.trained import PLACE, Attempt, Observer, Place, Rules, Trained
 from resilient.chaos.witness import Witness
 from resilient.errors import EXIT_DONE
-from resilient.heartbeat import Orders, Section
+from resilient.heartbeat import Orders
 from resilient.manifest import Progress
 from resilient.restarts import Ending, Record, Restart, RestartPolicy, Stop, Verdict
+from resilient.signs import TRAINS
 from resilient.supervisor.child import Child
-from resilient.supervisor.chronicle import Chronicle
+from resilient.supervisor.chronicle import Chronicle, beginning_of, end_of
 from resilient.supervisor.guardian import Exit
 from resilient.supervisor.patience import LOOK, Silence
 from resilient.supervisor.systemd import Notifier
 from resilient.supervisor.vigil import GRACE, Vigil
 
 _OWN_FAILURES = 3  # in a row without progress, that nothing of ours explains
-_TRAINS = frozenset({Section.TRAINING, Section.BETWEEN, Section.VALIDATING})
 
 
 class Training:
@@ -83,7 +83,8 @@ class Training:
         began, wall = time.monotonic(), dt.datetime.now(dt.UTC)
         child = Child(self._command, os.environ, (output, output), Orders(number, self._back, keep_runs_in=str(self._place.runs)))
         try:
-            self._tell_of(child, number, wall)
+            self._chronicle.append("attempt", **beginning_of(child, self._command, wall))
+            self._striker.begin()
             vigil = Vigil(child, self._silence, self._rules.patience, GRACE, self._chronicle, Notifier({}), self._say)
             try:
                 ended, startup = self._watch(child, vigil, number, began)
@@ -95,18 +96,12 @@ class Training:
             attempt = self._attempt_of(child, vigil, ended, ending, startup, (number, wall, time.monotonic() - began))
             self._attempts.append(attempt)
             over = self._judge(ending, attempt, vigil)
-            self._write_down(child, ended, ending, attempt)
+            told = end_of(child, ended, ending, attempt.reason, attempt.seconds)
+            self._chronicle.append("exited", **told, failures=0, restart_in=0.0)
         finally:
             _take_leave(child)
         self._damage(attempt)
         return over
-
-    def _tell_of(self, child: Child, number: int, began: dt.datetime) -> None:
-        self._chronicle.append(
-            "attempt", attempt=number, pid=child.guardian.pid, supervisor=os.getpid(), command=self._command, began=began.isoformat(),
-            warm=False, resume_at_most=self._back, skip=(),
-        )  # fmt: skip
-        self._striker.begin()
 
     def _watch(self, child: Child, vigil: Vigil, number: int, began: float) -> tuple[Exit, float | None]:
         """How it ended, and seconds until it had trained a batch."""
@@ -118,10 +113,10 @@ class Training:
             vigil.listen()
             self._follow(child, vigil)
             beat = child.page.beat()
-            if startup is None and beat.section in _TRAINS:
+            if startup is None and beat.section in TRAINS:
                 startup, due = now - began, now  # where it goes on from is told before anything happens to it
             if now >= due:
-                vigil.look()
+                vigil.look(held=self._striker.holds)
                 due = now + LOOK
             if self._out_of_time(now):
                 target.kill()
@@ -184,7 +179,7 @@ class Training:
         self._in_vain = 0 if attempt.progressed else self._in_vain + 1
         self._back = None
         if vigil.refused is not None:
-            return _Over(str(vigil.refused))
+            raise vigil.refused
         if self._out_of_time(time.monotonic()) and ending.verdict is not Verdict.DONE:
             return _Over(f"it was not done after {self._rules.timeout:g} s (--timeout)")
         if ending.verdict is Verdict.DONE:
@@ -212,12 +207,6 @@ class Training:
             f"the last {len(last)} attempts ended before they had saved anything new: they lived {lives:.1f} s on average, and {start}. "
             "Let them live longer (--mtbf), or let the program save more often (save_every=)"
         )
-
-    def _write_down(self, child: Child, ended: Exit, ending: Ending, attempt: Attempt) -> None:
-        self._chronicle.append(
-            "exited", **child.position(), **dataclasses.asdict(ended), reason=attempt.reason, seconds=round(attempt.seconds, 3),
-            verdict=ending.verdict.value, out_of_memory=ending.out_of_memory, progressed=ending.progressed, failures=0, restart_in=0.0,
-        )  # fmt: skip
 
     def _damage(self, attempt: Attempt) -> None:
         blow = self._striker.blows[-1] if self._striker.blows else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,13 +38,14 @@ class Witness:
         if committed is None or self._last == (directory, committed):
             return
         self._last = (directory, committed)
-        try:
-            checkpoint = Store(directory).load(committed)
-        except ResilientError:  # removed by now, or damaged by us
-            return
-        if checkpoint.manifest.nbytes <= _SMALL or checkpoint.manifest.progress.batch == 0:
+        store = Store(directory)
+        with contextlib.suppress(ResilientError):  # removed by now, or damaged by us
+            manifest = next((found for found in store.manifests() if found.progress.step == committed), None)
+            if manifest is None or (manifest.nbytes > _SMALL and manifest.progress.batch != 0):
+                return
+            checkpoint = store.load(committed)
             self.seen.setdefault(directory, {})[committed] = Sighting(checkpoint.manifest.progress, digests(checkpoint))
-        checkpoint.release()
+            checkpoint.release()
 
 
 def digests(checkpoint: Checkpoint) -> dict[str, str]:

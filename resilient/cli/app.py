@@ -24,7 +24,7 @@ Directory = Annotated[
         metavar="DIR", help="The run directory, as given to resilient.fit.", show_default=False, autocompletion=completing.directories
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")]
 Which = Annotated[str, typer.Option(metavar="WHICH", help="latest, best, final, or the number of a step.", autocompletion=completing.steps)]
 StepA = Annotated[
     str,
@@ -50,8 +50,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def resilient(
     context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Run a training until it is done; look at, verify and use its checkpoints."""
     if context.invoked_subcommand is None:
@@ -71,7 +73,7 @@ def ls(directory: Directory, json: Json = False) -> int:
 def status(
     directory: Directory,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Go on looking until Ctrl-C; into a pipe, print a line for each change.")
+        bool, typer.Option("--watch", "-w", metavar="", help="Go on looking until Ctrl-C; into a pipe, print a line for each change.")
     ] = False,
     json: Json = False,
 ) -> int:
@@ -94,7 +96,7 @@ def doctor(
 ) -> int:
     """Look for what would fail, before it does: disk, file system, lock, platform, notices; exit with 1 if there is a problem.
 
-    It measures the disk for two seconds in the run directory, and cleans up. No request leaves the machine.
+    It measures the disk for about a second in the run directory, and cleans up. No request leaves the machine.
     """
     from resilient.cli.doctoring import doctor_run
 
@@ -145,7 +147,7 @@ def prune(
     every: Annotated[
         str | None, typer.Option(metavar="N|TIME", help="Keep the end of every N epochs, or one per time (30m).", show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Remove nothing, only say what would go.")] = False,
     json: Json = False,
 ) -> int:
     """Remove checkpoints that none of the rules keeps. The newest valid one always stays, and so does what is damaged."""
@@ -186,16 +188,21 @@ def report(
 )
 def run(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="The program and its arguments.", show_default=False)],
-    give_up: Annotated[int, typer.Option(metavar="N", min=1, help="End with 93 after N failures in a row without progress.")] = 5,
+    give_up: Annotated[int, typer.Option(metavar="N", help="End with 93 after N failures in a row without progress.")] = 5,
     max_restarts: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Bound on restarts after failures without progress, in all.", show_default=False)
+        int | None, typer.Option(metavar="N", help="Bound on restarts after failures without progress, in all.", show_default=False)
     ] = None,
-    skip_poison_batch: Annotated[bool, typer.Option("--skip-poison-batch", help="Leave out a batch at which it failed twice.")] = False,
+    skip_poison_batch: Annotated[
+        bool, typer.Option("--skip-poison-batch", metavar="", help="Leave out a batch at which it failed twice.")
+    ] = False,
     hang_timeout: Annotated[
-        str | None, typer.Option(metavar="TIME", help="How long one batch may take; learned where not given.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="TIME", help="How long one batch may take, and the start if over 30m; learned if not given.", show_default=False
+        ),
     ] = None,
     grace: Annotated[str | None, typer.Option(metavar="TIME", help="From a request to stop to SIGKILL (30s).", show_default=False)] = None,
-    warm_standby: Annotated[bool, typer.Option("--warm-standby", help="Keep a spare interpreter with Keras imported.")] = False,
+    warm_standby: Annotated[bool, typer.Option("--warm-standby", metavar="", help="Keep a spare interpreter with Keras imported.")] = False,
 ) -> int:
     """Run a training program, and start it again after crash, kill, hang or preemption until it is done.
 
@@ -248,7 +255,7 @@ def chaos(  # noqa: PLR0917  each is an option
     hang_timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="How long one batch may take; learned where not given.", show_default=False)
     ] = None,
-    control: Annotated[bool, typer.Option("--control", help="Train undisturbed twice, also if nothing differs.")] = False,
+    control: Annotated[bool, typer.Option("--control", metavar="", help="Train undisturbed twice, also if nothing differs.")] = False,
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep everything in this new folder.", show_default=False)] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="A report, .html or .json.", show_default=False)

@@ -18,10 +18,11 @@ from resilient.chaos.schedules import Lives, Replay, Schedule, Spread, parse_tra
 from resilient.chaos.strikes import DEFAULT_MIX, parse_mix
 from resilient.chaos.trained import Rules
 from resilient.cli import chaos_telling, tables
-from resilient.cli.output import checked_output, replacing
+from resilient.cli.output import checked_output
 from resilient.durations import parse_duration
 from resilient.errors import EXIT_DONE, EXIT_FAILED, ConfigurationError
 from resilient.store.oserrors import storage_errors
+from resilient.store.temporaries import replacing
 from resilient.supervisor.patience import Patience
 
 KILLS = 20
@@ -150,13 +151,15 @@ def write_report(output: Path, ending: str, outcome: Outcome) -> None:
 
     told = document(outcome)
     first = next((run["first_difference"]["sentence"] for run in told["runs"] if run["first_difference"]), None)
+    shown = outcome.disturbed.directories[-1]
+    blows = [blow for blow in outcome.disturbed.blows if blow.directory in (None, shown)]
     write_report(
-        outcome.disturbed.directories[-1],
+        shown,
         output,
         chaos=Storm(
             identical={Verdict.EQUAL: True, Verdict.UNFINISHED: None}.get(outcome.verdict, False),
             verdict=outcome.sentence,
-            kills=[Kill(chaos_telling.does(blow), blow.time, blow.attempt) for blow in outcome.disturbed.blows],
+            kills=[Kill(chaos_telling.does(blow), blow.time, blow.attempt) for blow in blows],
             first_difference=first,
             details=chaos_telling.details(outcome),
         ),

@@ -19,7 +19,7 @@ _EQUAL, _DIFFERENT = 0, 1  # as diff(1)
 def diff_run(directory: Path, step_a: str, step_b: str, *, json: bool) -> int:
     """Compare all tensors of two checkpoints bit for bit and print what differs."""
     with sign_of_life("reading and comparing"):
-        a, b = (reading.choose(directory, step_or_word(step)) for step in (step_a, step_b))
+        a, b = (reading.choose(directory, step_or_word(step, name)) for step, name in ((step_a, "STEP_A"), (step_b, "STEP_B")))
         found = list(differences(a.tensors, b.tensors))
     if json:
         tables.print_json({"a": _document(a), "b": _document(b), "differences": [dataclasses.asdict(item) for item in found]})

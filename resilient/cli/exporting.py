@@ -9,10 +9,11 @@ from typing import Any
 
 from resilient import reading
 from resilient.cli import tables
-from resilient.cli.output import checked_output, replacing, write_safetensors
+from resilient.cli.output import checked_output, write_safetensors
 from resilient.cli.progress import sign_of_life
 from resilient.errors import ConfigurationError
 from resilient.store import Checkpoint
+from resilient.store.temporaries import replacing
 
 _MODEL_FILE, _OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 _SEED_STATE = "seed_generator_state"  # Keras' name for the variable of every SeedGenerator; it is no weight
@@ -26,7 +27,7 @@ def export_run(directory: Path, which: str, output: Path, *, json: bool) -> int:
     remedy = "Use .weights.h5 for Model.load_weights, .safetensors for others, or `resilient restore` for .keras"
     ending = checked_output(output, directory, (".weights.h5", ".safetensors"), remedy)
     with sign_of_life(f"reading {directory}"):
-        checkpoint = reading.choose(directory, step_or_word(which))
+        checkpoint = reading.choose(directory, step_or_word(which, "--which"))
     with sign_of_life(f"writing {output}"):
         if ending == ".safetensors":
             write_safetensors(output, weights(checkpoint))
@@ -45,9 +46,17 @@ def tell_of(output: Path, checkpoint: Checkpoint, *, json: bool) -> None:
         tables.print_line(f"Wrote {describe(checkpoint)} to {output} ({tables.size(nbytes)}).")
 
 
-def step_or_word(which: str) -> str | int:
-    """The argument as `reading.choose` takes it; what is neither a word nor a step is refused there."""
-    return int(which) if which.isdecimal() and len(which) <= _LONGEST_STEP else which
+def step_or_word(which: str, option: str) -> str | int:
+    """The argument as `reading.choose` takes it; `option`: its name, for the message.
+
+    Raises:
+        ConfigurationError: it is neither a word nor a step.
+    """
+    if which in ("latest", "best", "final"):
+        return which
+    if which.isascii() and which.isdecimal() and len(which) <= _LONGEST_STEP:
+        return int(which)
+    raise ConfigurationError(f"{option} {which} is not accepted. Use latest, best, final, or the number of a step.")
 
 
 def describe(checkpoint: Checkpoint) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from resilient import reading
 from resilient.cli import tables
 from resilient.cli.outcome import say
-from resilient.manifest import CheckpointInfo, Manifest, parse_step_name
+from resilient.manifest import CheckpointInfo, parse_step_name
 from resilient.reading import Survey
 from resilient.store import Problem
 
@@ -94,22 +94,9 @@ def metrics_shown(found: Survey) -> list[str]:
     for info in found.checkpoints:
         for name in info.metrics:
             counts[name] = counts.get(name, 0) + 1
-    monitored = _monitored(reversed(found.manifests))
-    ordered = sorted(counts, key=lambda name: (name not in monitored, name != "loss", name == "learning_rate", -counts[name]))
+    monitored = reading.monitored(reversed(found.manifests))
+    ordered = sorted(counts, key=lambda name: (name != monitored, name != "loss", name == "learning_rate", -counts[name]))
     return ordered[:_METRICS_SHOWN]
-
-
-def _monitored(newest_first: Iterable[Manifest]) -> set[str]:
-    """The monitored metric's name in a set, or an empty one: what the run's settings say, else the metric whose value is the score."""
-    for manifest in newest_first:
-        settings = manifest.state.get("settings")
-        monitor = settings.get("monitor") if isinstance(settings, Mapping) else None
-        if isinstance(monitor, str) and monitor in manifest.metrics:
-            return {monitor}
-        named = [name for name, value in manifest.metrics.items() if value == manifest.score]
-        if named:
-            return {named[0]}
-    return set()
 
 
 def _short(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -10,8 +11,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from resilient.errors import EXIT_FAILED, ResilientError
+from resilient.errors import EXIT_FAILED, EXIT_NEEDS_HUMAN, ResilientError
 
+_TAKE_A_PROGRAM = ("run", "chaos", "unit")
+_NO_OUTPUT = "Standard output cannot be written: {}. Send it to a file or program that takes it."
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 _INTERRUPTED = 130  # what a shell reports for SIGINT
 
 
@@ -19,6 +23,9 @@ def run(arguments: Sequence[str] | None) -> int:
     """Run the command line and return its exit code; only `--debug` lets a traceback through."""
     from resilient.cli.app import app
 
+    if sys.stdout is None:  # closed by whoever started us
+        say("Error", _NO_OUTPUT.format("it is closed"))
+        return EXIT_FAILED
     rest, debug = _without_debug(sys.argv[1:] if arguments is None else list(arguments))
     with _warnings_as_sentences():
         try:
@@ -34,8 +41,14 @@ def run(arguments: Sequence[str] | None) -> int:
 
 
 def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
-    """`--debug` is accepted anywhere: people add it at the end of the command that has just failed."""
-    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    """`--debug` is accepted anywhere before `--`: people add it at the end of the command that has just failed.
+
+    What follows the first word after a command that takes a program may be the program's own.
+    """
+    words = [place for place, argument in enumerate(arguments) if not argument.startswith("-")]
+    takes_program = bool(words) and arguments[words[0]] in _TAKE_A_PROGRAM
+    end = words[1] if takes_program and len(words) > 1 else len(arguments)
+    options = arguments[: arguments.index("--") if "--" in arguments else end]
     rest = [argument for argument in options if argument != "--debug"] + arguments[len(options) :]
     return rest, "--debug" in options
 
@@ -44,7 +57,14 @@ def _report(error: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     say("Error", _sentence(error))
-    return int(getattr(error, "exit_code", EXIT_FAILED))
+    return EXIT_NEEDS_HUMAN if _is_of_a_value(error) else int(getattr(error, "exit_code", EXIT_FAILED))
+
+
+def _is_of_a_value(error: Exception) -> bool:
+    """Whether the command line could be read, and an option has a value that it cannot have: no wrong line, but a wrong setting."""
+    from typer import BadParameter
+
+    return type(error) is BadParameter  # what descends from it is about options that are missing
 
 
 def _sentence(error: Exception) -> str:
@@ -58,6 +78,9 @@ def _sentence(error: Exception) -> str:
         from resilient.store.oserrors import storage_error
 
         return str(storage_error(error, "use a file", error.filename))
+    if isinstance(error, OSError) and error.errno in _REFUSALS:  # whatever else is written names its file
+        _discard_output()
+        return _NO_OUTPUT.format(error.strerror)
     kind = type(error).__name__
     return f"resilient failed unexpectedly ({kind}: {error}). Run the command with --debug and report what it shows."
 
@@ -74,9 +97,14 @@ def printable(text: str) -> str:
 
 
 def _reader_left() -> int:
-    """`resilient ls | head -1`: nobody reads the rest. The descriptor is replaced so that the interpreter's last flush is quiet."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """`resilient ls | head -1`: nobody reads the rest."""
+    _discard_output()
     return EXIT_FAILED  # as typer does where a longer output meets the closed pipe inside a command
+
+
+def _discard_output() -> None:
+    """The descriptor is replaced so that the interpreter's last flush is quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

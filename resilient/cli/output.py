@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from resilient.errors import ConfigurationError
 from resilient.store import safetensors_format
-from resilient.store.files import sync_directory, write_file
+from resilient.store.files import write_file
 from resilient.store.oserrors import storage_errors
-from resilient.store.temporaries import name_beside, sweep
+from resilient.store.temporaries import replacing
 
 
 def checked_output(output: Path, directory: Path, endings: tuple[str, ...], remedy: str) -> str:
@@ -33,30 +32,6 @@ def checked_output(output: Path, directory: Path, endings: tuple[str, ...], reme
     if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(directory)):
         raise ConfigurationError(f"--output {output} lies in the run directory {directory}, which belongs to the run. Write elsewhere.")
     return ending
-
-
-@contextlib.contextmanager
-def replacing(output: Path, ending: str = "") -> Iterator[Path]:
-    """A temporary path beside `output`; what the block writes there replaces `output` in one step once it is durable."""
-    target = Path(os.path.realpath(output))  # a symbolic link stays one, and what it points to is replaced
-    temporary = name_beside(target, ending)
-    with storage_errors("write the output", output):
-        sweep(target.parent)
-        try:
-            yield temporary
-            _sync(temporary)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_directory(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_safetensors(output: Path, tensors: Mapping[str, Any]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 from resilient import reading
 from resilient.cli import scripts
 from resilient.cli.exporting import step_or_word, tell_of
-from resilient.cli.output import checked_output, replacing
+from resilient.cli.output import checked_output
 from resilient.cli.progress import sign_of_life
 from resilient.errors import ConfigurationError
+from resilient.store.temporaries import replacing
 
 
 def restore_run(directory: Path, reference: str, which: str, output: Path, *, json: bool) -> int:
@@ -20,7 +21,7 @@ def restore_run(directory: Path, reference: str, which: str, output: Path, *, js
     remedy = "Use .keras for the whole model or .weights.h5 for its weights"
     ending = checked_output(output, directory, (".keras", ".weights.h5"), remedy)
     with sign_of_life(f"reading {directory}"):
-        checkpoint = reading.choose(directory, step_or_word(which))
+        checkpoint = reading.choose(directory, step_or_word(which, "--which"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     model = _built_model(scripts.call(scripts.load_function(reference), reference), reference)
     from resilient.state import apply_to_model

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,12 @@ def call(function: Callable[[], Any], reference: str) -> Any:
     Raises:
         ConfigurationError: the function raised.
     """
+    path = Path(reference.rpartition(":")[0])
     try:
-        return function()
+        with _own_arguments(path):
+            return function()
     except (Exception, SystemExit) as error:
-        raise ConfigurationError(f"{reference} failed with {_told(error)}. Make it run on its own first.") from error
+        raise ConfigurationError(f"{reference} failed with {_told(error, path)}. Make it run on its own first.") from error
 
 
 def _import_file(path: Path) -> types.ModuleType:
@@ -57,21 +60,33 @@ def _import_file(path: Path) -> types.ModuleType:
     sys.modules[name] = module  # before it runs: dataclasses and Keras' registry look their module up there
     sys.path.insert(0, str(path.resolve().parent))  # as `python train.py` does: the program may import its neighbours
     try:
-        spec.loader.exec_module(module)
+        with _own_arguments(path):
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ConfigurationError(
-            f"{path} failed while it was imported, with {_told(error)}. "
+            f"{path} failed while it was imported, with {_told(error, path)}. "
             'Put what should only run as a program under `if __name__ == "__main__":`.'
         ) from error
     return module
 
 
-def _told(error: BaseException) -> str:
-    """Kind, text and line of an error in the user's code."""
+@contextlib.contextmanager
+def _own_arguments(path: Path) -> Iterator[None]:
+    """The program sees no arguments, instead of those of `resilient`: it may read them while it is imported."""
+    before, sys.argv = sys.argv, [str(path)]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _told(error: BaseException, path: Path) -> str:
+    """Kind, text and line of an error in the user's code: the last line of `path`, whatever it called there."""
     if isinstance(error, SyntaxError):
         return f"a syntax error in line {error.lineno} ({error.msg})"
-    frames = traceback.extract_tb(error.__traceback__)
+    all_frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in all_frames if frame.filename == str(path.resolve())] or all_frames
     place = f" in line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
     text = str(error).strip().partition("\n")[0].rstrip(".")
     return f"{type(error).__name__}{f': {text}' if text else ''}{place}"

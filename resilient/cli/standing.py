@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _ATTEMPTS = 5
+_CELL = 76  # characters, two lines of the table
 _STEP = re.compile(r" \(step \d+\)")  # which has a column of its own
 _STYLES = {
     **dict.fromkeys((State.TRAINING, State.VALIDATING, State.BETWEEN, State.RUNNING, State.FINISHED), "bold green"),
@@ -134,7 +135,8 @@ def _account(seen: Observation) -> Iterator[tuple[str, str]]:
     parts = [f"{name} {tables.duration(seconds)}" for name, seconds in dataclasses.asdict(run.time).items() if seconds >= 0.05]
     part = " (of the newest part of a long journal)" if seen.skipped else ""
     yield "goodput", f"{100 * run.goodput:.0f} % of {tables.duration(run.time.total)}{part}: {', '.join(parts)}"
-    yield "lost work", f"{tables.count(run.lost_steps, 'step')} in {tables.count(len(run.attempts), 'attempt')}"
+    least = "" if run.lost_exactly else "at least "
+    yield "lost work", f"{least}{tables.count(run.lost_steps, 'step')} in {tables.count(len(run.attempts), 'attempt')}"
 
 
 def _attempts(run: Run, seen: Observation) -> RenderableType:
@@ -153,9 +155,15 @@ def _row(number: int, attempt: Attempt, seen: Observation) -> list[str]:
         f"{tables.age(attempt.began, now)} ago",
         tables.duration(own),
         steps,
-        str(attempt.lost_steps) if attempt.lost_steps or attempt.reached_exactly else "",
+        _lost(attempt),
         ended(attempt),
     ]
+
+
+def _lost(attempt: Attempt) -> str:
+    if attempt.lost_exactly:
+        return str(attempt.lost_steps) if attempt.lost_steps or attempt.reached_exactly else ""
+    return f"at least {attempt.lost_steps}" if attempt.lost_steps else "unknown"
 
 
 def ended(attempt: Attempt) -> str:
@@ -166,14 +174,19 @@ def ended(attempt: Attempt) -> str:
         case End.FINISHED:
             return "finished"
         case End.PREEMPTED:
-            return f"stopped: {attempt.reason}"
+            return f"stopped: {_in_short(attempt.reason)}"
         case End.VANISHED:
             return "killed, and nobody saw it"
         case End.OUT_OF_MEMORY:
             return "out of memory" + (f" (peak {tables.size(attempt.peak_rss)})" if attempt.peak_rss else "")
         case End.HUNG:
-            return f"hung{attempt.reason.partition('hung')[2] or f': {attempt.reason}'}"
-    return _STEP.sub("", attempt.reason.removeprefix("was "))
+            return f"hung{_in_short(attempt.reason.partition('hung')[2]) or f': {_in_short(attempt.reason)}'}"
+    return _in_short(_STEP.sub("", attempt.reason.removeprefix("was ")))
+
+
+def _in_short(reason: str) -> str:
+    """For a cell of a table; the whole error stands in the state."""
+    return reason if len(reason) <= _CELL else f"{reason[: _CELL - 1].rstrip()}…"
 
 
 # -- as one line, and as JSON ----------------------------------------------------------------------------------------------------------
@@ -230,7 +243,8 @@ def document(seen: Observation) -> dict[str, Any]:
         "goodput": run.goodput if run is not None else None,
         "seconds": dataclasses.asdict(run.time if run is not None else Time()),
         "lost_steps": run.lost_steps if run is not None else 0,
-        "attempts": [_attempt(attempt) for attempt in run.attempts] if run is not None else [],
+        "lost_exactly": run.lost_exactly if run is not None else True,
+        "attempts": [_attempt(number, attempt) for number, attempt in enumerate(run.attempts, 1)] if run is not None else [],
         "earlier_runs": max(0, len(seen.runs) - 1),
         "journal_bytes_skipped": seen.skipped,
         "warnings": list(status.warnings),
@@ -245,8 +259,10 @@ def _saved(save: Save) -> dict[str, Any]:
     return {**dataclasses.asdict(save), "time": save.time.isoformat()}
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
+def _attempt(number: int, attempt: Attempt) -> dict[str, Any]:
+    """`number`: in the line of all attempts; `supervisor_number`: what its supervisor calls it, which begins with 1 each time."""
     left_out = {"events", "saves", "time", "end"}
     plain = {f.name: getattr(attempt, f.name) for f in dataclasses.fields(attempt) if f.name not in left_out}
     times = {name: value.isoformat() for name, value in plain.items() if isinstance(value, dt.datetime)}
-    return {**plain, **times, "end": attempt.end.value, "saves": len(attempt.saves), "seconds": dataclasses.asdict(attempt.time)}
+    numbers = {"number": number, "supervisor_number": attempt.number}
+    return {**plain, **times, **numbers, "end": attempt.end.value, "saves": len(attempt.saves), "seconds": dataclasses.asdict(attempt.time)}

@@ -42,7 +42,7 @@ def _unit(context: typer.Context) -> None:
 )
 def systemd(
     command: Command,
-    user: Annotated[bool, typer.Option("--user", help="For your own service manager instead of the machine's.")] = False,
+    user: Annotated[bool, typer.Option("--user", metavar="", help="For your own service manager instead of the machine's.")] = False,
     run_as: Annotated[
         str | None, typer.Option(metavar="USER", help="Whom the machine's service runs as; you if not given.", show_default=False)
     ] = None,
@@ -102,8 +102,8 @@ def kubernetes(
     limit: Annotated[
         list[str] | None, typer.Option(metavar="NAME=AMOUNT", help="A resource, as nvidia.com/gpu=1; repeatable.", show_default=False)
     ] = None,
-    retries: Annotated[int, typer.Option(metavar="N", min=0, help="Failures of the whole pod that are allowed.")] = 6,
-    jobset: Annotated[bool, typer.Option("--jobset", help="A JobSet instead of a Job.")] = False,
+    retries: Annotated[int, typer.Option(metavar="N", help="Failures of the whole pod that are allowed.")] = 6,
+    jobset: Annotated[bool, typer.Option("--jobset", metavar="", help="A JobSet instead of a Job.")] = False,
     workdir: Annotated[
         str | None, typer.Option(metavar="PATH", help="Where the program runs; the image's if not given.", show_default=False)
     ] = None,

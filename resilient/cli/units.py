@@ -6,16 +6,16 @@ import dataclasses
 import os
 import pwd
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
-from resilient.cli.output import replacing
+from resilient.cli.running import check_at_least, policy_of, program_at
 from resilient.durations import parse_duration
 from resilient.errors import ConfigurationError
+from resilient.store.temporaries import replacing
 from resilient.supervisor.vigil import GRACE
 from resilient.units import Launch, default_name
 from resilient.units.kubernetes import Pod, manifest
@@ -62,6 +62,7 @@ def print_slurm(wanted: Wanted, directory: Path | None, output: Path | None, *, 
 
 def print_kubernetes(wanted: Wanted, place: Place, workdir: str | None, output: Path | None, *, jobset: bool) -> int:
     """A Job or a JobSet. The paths are the image's, so nothing is looked up here."""
+    check_at_least(0, place.retries, "--retries")
     name = wanted.name or default_name(wanted.command).lower().replace("_", "-").replace(".", "-")
     launch = _launch(wanted, name, ("resilient",), tuple(wanted.command), workdir)
     limits = dict(_pair(text, "--limit", "nvidia.com/gpu=1") for text in place.limits)
@@ -75,15 +76,8 @@ def _here(wanted: Wanted, directory: Path | None) -> Launch:
     if not where.is_dir():
         raise ConfigurationError(f"--directory {directory}: there is no such directory. Name the one that the program is started in.")
     program, *arguments = wanted.command
-    command = (_found(program, where), *arguments)
+    command = (program_at(program, where), *arguments)
     return _launch(wanted, wanted.name or default_name(wanted.command), (sys.executable, "-m", "resilient"), command, str(where))
-
-
-def _found(program: str, where: Path) -> str:
-    found = shutil.which(str(where / program) if "/" in program else program)
-    if found is None:
-        raise ConfigurationError(f"There is no program {program!r} to run. Write the command after --, as in `-- python train.py`.")
-    return os.path.abspath(found)
 
 
 def _launch(wanted: Wanted, name: str, supervisor: tuple[str, ...], command: tuple[str, ...], directory: str | None) -> Launch:
@@ -119,6 +113,7 @@ def _checked(text: str) -> list[str]:
         raise ConfigurationError(
             "--run-options holds --grace. Give it to `resilient unit` itself: the time limits of the unit follow from it."
         )
+    policy_of(given["give_up"], given["max_restarts"], skip_poison_batch=given["skip_poison_batch"])
     if given["hang_timeout"] is not None:
         parse_duration(given["hang_timeout"], "--hang-timeout")
     return options

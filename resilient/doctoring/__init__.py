@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from resilient import reading
 from resilient.doctoring import directory as run
 from resilient.doctoring import machine, place
 from resilient.doctoring.finding import Item, Level, ok
@@ -21,7 +22,7 @@ _SAVES = 8  # the newest, whose durations are compared with the disk's speed
 
 
 def examine(directory: Path, grace: float | None = None, environ: Mapping[str, str] = os.environ) -> Iterator[Item]:
-    """Look at everything, one after the other; measuring the disk takes two seconds.
+    """Look at everything, one after the other; measuring the disk takes about a second.
 
     Args:
         directory: the run directory, or the one that it is going to be: then its disk is that of the folder above.
@@ -29,7 +30,7 @@ def examine(directory: Path, grace: float | None = None, environ: Mapping[str, s
         environ: of this process.
 
     Raises:
-        ConfigurationError: `directory` is a file, or holds something else than a run.
+        ConfigurationError: `directory` is a file, or lies inside a run.
     """
     seconds, source = machine.grace(grace, environ, parse_duration(DEFAULT_GRACE, "grace"))
     seen = _observed(directory)
@@ -49,9 +50,10 @@ def examine(directory: Path, grace: float | None = None, environ: Mapping[str, s
 
 
 def _observed(directory: Path) -> Observation | None:
-    """None where no run has begun: there is no directory, or an empty one."""
-    if directory.is_dir() and any(directory.iterdir()):
-        return Observer(directory).look()
+    """None where no run has begun: there is no directory, or one that holds other things, as `fit` accepts it."""
+    inside = any(reading.holds_run(parent) for parent in directory.absolute().parents[:2])
+    if directory.is_dir() and (inside or reading.holds_run(directory)):
+        return Observer(directory).look()  # which refuses the inside of a run
     if directory.exists() and not directory.is_dir():
         raise ConfigurationError(f"{directory} is a file. Name the run directory that is given to resilient.fit.")
     return None

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import psutil
 
+from resilient import reading
 from resilient.accounts import End, Run
-from resilient.amounts import size
+from resilient.amounts import count, size
 from resilient.doctoring.finding import Item, ok, problem, warning
 from resilient.journal import JOURNAL_NAME
 from resilient.observing import Observation, holder
@@ -77,15 +78,21 @@ def _size(paths: list[Path]) -> str:
 def checkpoints(seen: Observation) -> Iterator[Item]:
     """Whether there is something to go on from. Their data is not read."""
     found = seen.survey
+    refused, saves = reading.refusal(found), seen.run.saves if seen.run is not None else []
     for item in found.damaged:
-        yield problem("checkpoint", str(item), "The next start passes it over. See all with `resilient verify`, and check the disk.")
+        follows = "Put an intact copy there" if refused else "The next start passes it over"
+        yield problem("checkpoint", str(item), f"{follows}. See all with `resilient verify`, and check the disk.")
     for item in found.newer:
         yield problem("checkpoint", str(item), "Install that version of resilient.")
     number = len(found.checkpoints) + (found.final is not None)
-    if number:
+    if refused:
+        what, _, remedy = refused.partition(". ")
+        yield problem("checkpoints", f"{what}.", f"{remedy.rstrip('.')}.")
+    elif found.checkpoints:
         yield ok("checkpoints", f"{number}, whole by their sizes (`resilient verify` reads them).")
-    elif seen.run is not None and seen.run.saves:
-        text = f"none, and the journal tells of step {seen.run.saves[-1].step}: the next start begins anew."
+    elif found.final is not None or saves:
+        known = "there is the final state alone" if found.final is not None else f"the journal tells of step {saves[-1].step}"
+        text = f"none, and {known}: the next start begins anew."
         yield problem("checkpoints", text, "Put them back, or check that the right disk is mounted, before you start it.")
     else:
         yield ok("checkpoints", "none yet.")
@@ -100,7 +107,7 @@ def journal(directory: Path, seen: Observation) -> Iterator[Item]:
     elif size and not os.access(path, os.W_OK):
         yield problem("journal", f"{path} may not be written by this user.", "Give this user the right, or start as the user who owns it.")
     elif seen.run is not None:
-        yield ok("journal", f"{len(seen.run.attempts)} attempts, {len(seen.run.saves)} saves.")
+        yield ok("journal", f"{count(len(seen.run.attempts), 'attempt')}, {count(len(seen.run.saves), 'save')}.")
     yield from _story(seen, seen.run)
 
 
@@ -115,5 +122,5 @@ def _story(seen: Observation, run: Run | None) -> Iterator[Item]:
     last = run.attempts[-5:] if run is not None else []
     starved = [attempt for attempt in last if attempt.end is End.OUT_OF_MEMORY]
     if starved:
-        text = f"{len(starved)} of the last {len(last)} attempts ended for lack of memory."
+        text = f"{len(starved)} of the last {count(len(last), 'attempt')} ended for lack of memory."
         yield problem("memory", text, "Use a smaller batch, or give it more memory.")

@@ -24,6 +24,7 @@ from resilient.store.oserrors import storage_error
 
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 _PIECE, _PIECES, _LARGEST = 8 * 2**20, 4, 2**30  # bytes written at a time, pieces of a file, bytes in all
+_LEAST = 4096  # bytes, however little is free
 _SECONDS = 1.0  # of writing; what is under way then is finished
 _SHARE = 0.1  # of the free space at most
 _FLUSHES = 5  # of a small file
@@ -137,14 +138,14 @@ def measure(place: Path, clock: Callable[[], float] = time.perf_counter) -> Spee
     Raises:
         StorageError: the disk refuses.
     """
-    data = os.urandom(_PIECE)  # nothing that the disk could compress
     written, seconds = 0, 0.0
     try:
         most = min(_LARGEST, _SHARE * shutil.disk_usage(place).free)
-        while not written or (seconds < _SECONDS and written + _PIECES * _PIECE <= most):
+        data = os.urandom(max(_LEAST, min(_PIECE, int(most))))  # nothing that the disk could compress
+        while not written or (seconds < _SECONDS and written + _PIECES * len(data) <= most):
             count = _PIECES if written else 1  # the first one is small: who knows what disk this is
             seconds += _written(place / "file", data, count, clock)
-            written += count * _PIECE
+            written += count * len(data)
         flushes = sorted(_flushed(place / f"small-{number}", clock) for number in range(_FLUSHES))
     except OSError as error:
         raise storage_error(error, "measure the disk", place.parent) from error
@@ -173,6 +174,9 @@ def room(directory: Path, state: int | None, held: int) -> Iterator[Item]:
     usage, statistics = shutil.disk_usage(directory), os.statvfs(directory)
     free = size(usage.free)
     remedy = "Free space there, keep fewer checkpoints (`keep=`), or name a directory on another disk."
+    if not usage.total:
+        yield problem("free space", "none: the file system holds no files of yours.", "Name a directory on a disk.")
+        return
     if statistics.f_files and statistics.f_favail < _FEW_FILES:
         yield problem("free files", f"The file system has room for {statistics.f_favail} more files only.", "Remove files there.")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]

@@ -253,13 +253,13 @@ class Heartbeat:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         # An error of our own (a full disk, a checkpoint of another model) says nothing against the batch.
-        self.close(failed=kind is not None and not issubclass(kind, ResilientError))
+        in_a_batch = self._section in (Section.STARTING, Section.TRAINING) and not (kind and issubclass(kind, ResilientError))
+        self.close(Section.ENDED if kind is None else Section.FAILED if in_a_batch else Section.RAISED)
 
-    def close(self, *, failed: bool = False) -> None:
-        """`fit` is left, by an error where it `failed`. A process that was asked to stop has yet to end; any other may go on."""
+    def close(self, left: Section = Section.ENDED) -> None:
+        """`fit` is `left` in one of three ways. A process that was asked to stop has yet to end; any other may go on."""
         if self._section is not Section.STOPPING:
-            in_a_batch = failed and self._section in (Section.STARTING, Section.TRAINING)
-            self.beat(Section.FAILED if in_a_batch else Section.ENDED, self._position)
+            self.beat(left, self._position)
         self._records.release()
         self._page.close()
         if self.supervised:

@@ -14,7 +14,7 @@ from resilient.accounts import Run, accounts
 from resilient.errors import CheckpointMismatchError
 from resilient.manifest import CheckpointInfo, Manifest
 from resilient.observing import Observer, quarantined
-from resilient.reading import Survey
+from resilient.reading import Survey, monitored
 from resilient.status import Status
 from resilient.store.oserrors import storage_errors
 from resilient.store.reading import Absent, Damaged, read_manifest
@@ -72,14 +72,7 @@ class Facts:
     @property
     def monitored(self) -> str | None:
         """The metric that says what "best" means, None where no manifest tells."""
-        for manifest in [*([self.newest] if self.newest else []), *reversed(self.survey.manifests)]:
-            said = manifest.state.get("monitor")
-            if isinstance(said, list) and len(said) == 3 and isinstance(said[2], str):
-                return said[2]
-            named = [name for name, value in manifest.metrics.items() if value == manifest.score]
-            if named:
-                return named[0]
-        return None
+        return monitored([*([self.newest] if self.newest else []), *reversed(self.survey.manifests)])
 
 
 def gather(directory: str | os.PathLike[str]) -> Facts:

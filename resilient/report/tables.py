@@ -57,7 +57,7 @@ def ways_to_end(attempts: Sequence[Attempt], *, alive: bool) -> Safe:
         (
             element("span", element("i", class_=f"mark {way.sign}"), way.word, class_="key"),
             words.integer(len(group)),
-            words.integer(sum(attempt.lost_steps for attempt in group)),
+            words.lost(sum(attempt.lost_steps for attempt in group), exactly=all(attempt.lost_exactly for attempt in group)),
             words.duration(statistics.median(_lasted(attempt) for attempt in group)),
         )
         for way, group in sorted(groups.items(), key=lambda pair: -len(pair[1]))
@@ -92,7 +92,7 @@ def _attempt(number: int, stretch: Stretch, *, alive: bool) -> tuple[object, ...
         element("span", element("i", class_=f"mark {way.sign}"), way.word, class_="key"),
         words.NOTHING if attempt.start is None else words.integer(attempt.start),
         words.NOTHING if attempt.reached is None else f"{about}{words.integer(attempt.reached)}",
-        words.integer(attempt.lost_steps) if attempt.lost_steps else "",
+        words.lost(attempt.lost_steps, exactly=attempt.lost_exactly) if attempt.lost_steps or not attempt.lost_exactly else "",
         words.integer(len(attempt.saves)) + (f" ({attempt.failed_saves} failed)" if attempt.failed_saves else ""),
         words.duration(stretch.gap) if stretch.gap else "",
         words.size(attempt.peak_rss) if attempt.peak_rss is not None else "",

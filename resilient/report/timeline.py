@@ -134,11 +134,10 @@ class Timeline:
         return found
 
     def _struck(self, fault: Kill) -> float:
-        """When a fault was delivered: within its attempt, or within the last that had begun by then."""
-        if fault.attempt is not None and 0 < fault.attempt <= len(self._stretches):
-            return self._stretches[fault.attempt - 1].at(fault.time)
-        began = [stretch for stretch in self._stretches if stretch.attempt.began <= fault.time]
-        return (began[-1] if began else self._stretches[0]).at(fault.time)
+        """When a fault was delivered: within the last stretch of its attempt that had begun by then, or of any."""
+        began = [stretch for stretch in self._stretches if stretch.attempt.began <= fault.time] or self._stretches[:1]
+        of_attempt = [stretch for stretch in began if stretch.attempt.number == fault.attempt]
+        return (of_attempt or began)[-1].at(fault.time)
 
     def _hung(self) -> Iterable[tuple[float, float]]:
         """The time in which a program gave no sign of life before it was stopped for that."""

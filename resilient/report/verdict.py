@@ -46,8 +46,10 @@ def _cost(run: Run, *, alive: bool) -> str:
     count = ends.interruptions(run.attempts, alive=alive)
     if count == 0:
         return "no interruption"
-    cost = f"cost {words.count(run.lost_steps, 'step')} ({words.percent(_lost_share(run))})" if run.lost_steps else "cost no step"
-    return f"{words.count(count, 'interruption')} {cost}"
+    least = "" if run.lost_exactly else "at least "
+    share = f" ({words.percent(_lost_share(run))})" if run.lost_steps else ""
+    cost = f"{least}{words.count(run.lost_steps, 'step')}{share}" if run.lost_steps or least else "no step"
+    return f"{words.count(count, 'interruption')} cost {cost}"
 
 
 def _lost_share(run: Run) -> float:
@@ -77,7 +79,7 @@ def numbers(facts: Facts) -> Sequence[Number]:
     time = run.time
     return [
         Number("goodput", words.percent(run.goodput) if run.goodput is not None else words.NOTHING, "of the time was training that counts"),
-        Number("steps lost", words.integer(run.lost_steps), f"{words.duration(time.lost)} of training done again"),
+        Number("steps lost", words.lost(run.lost_steps, exactly=run.lost_exactly), f"{words.duration(time.lost)} of training done again"),
         Number("elapsed", words.duration(time.total), f"since {words.moment(run.began)} UTC"),
         Number("attempts", words.integer(len(run.attempts)), _interrupted(run, alive=facts.alive)),
         _saves(run),

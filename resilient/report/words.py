@@ -10,7 +10,7 @@ from resilient.amounts import duration, size
 NOTHING = "\u2013"  # stands where there is no value
 _MINUS = "\u2212"
 
-__all__ = ["NOTHING", "count", "duration", "integer", "moment", "number", "percent", "size", "tick"]
+__all__ = ["NOTHING", "count", "duration", "integer", "lost", "moment", "number", "percent", "size", "tick"]
 
 
 def number(value: float) -> str:
@@ -42,6 +42,11 @@ def integer(value: int) -> str:
 def count(value: int, noun: str) -> str:
     """A number with its noun: 1 step, 2 steps."""
     return f"{integer(value)} {noun if value == 1 else noun + 's'}"
+
+
+def lost(steps: int, *, exactly: bool) -> str:
+    """Steps that were lost: 41, or ≥ 41 where that is only the least."""
+    return integer(steps) if exactly else f"≥ {integer(steps)}"
 
 
 def percent(share: float) -> str:

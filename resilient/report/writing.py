@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from resilient.cli.output import replacing
 from resilient.report import page, verdict
 from resilient.report.facts import gather
 from resilient.report.storm import Storm
+from resilient.store.temporaries import replacing
 
 
 def write_report(directory: str | os.PathLike[str], output: str | os.PathLike[str], chaos: Storm | None = None) -> str:

@@ -190,7 +190,8 @@ def _manifest(path: Path, directory: int) -> Manifest:
     try:
         manifest = decode(data, os.fspath(path / MANIFEST_NAME))
     except CheckpointCorruptError as error:
-        raise Damaged(str(error)) from error
+        why = str(error).partition(" is damaged: ")[2].removesuffix(" An older checkpoint has to be used.").rstrip(".")
+        raise Damaged(f"its manifest is damaged: {why}") from error
     step = parse_step_name(path.name)
     if step is not None and step != manifest.progress.step:
         raise Damaged(f"its manifest is that of step {manifest.progress.step}")

@@ -1,4 +1,4 @@
-"""Names of files not yet finished, and the removal of those whose writer is dead."""
+"""Files not yet finished: their names, how one takes the place of another, and the removal of those whose writer is dead."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import re
 import secrets
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import xxhash
+
+from resilient.store.files import sync_directory
+from resilient.store.oserrors import storage_errors
 
 _HOST = xxhash.xxh32_hexdigest(os.fsencode(socket.gethostname()))
 _TOKEN = secrets.token_hex(4)  # tells this process from an earlier one of the same number, as in a restarted container
@@ -55,3 +59,27 @@ def _abandoned(path: Path, host: str, pid: int, token: str) -> bool:
         except psutil.Error:
             return False
     return False
+
+
+@contextlib.contextmanager
+def replacing(output: Path, ending: str = "") -> Iterator[Path]:
+    """A temporary path beside `output`; what the block writes there replaces `output` in one step once it is durable."""
+    target = Path(os.path.realpath(output))  # a symbolic link stays one, and what it points to is replaced
+    temporary = name_beside(target, ending)
+    with storage_errors("write the output", output):
+        sweep(target.parent)
+        try:
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_directory(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import fcntl
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from resilient.errors import RunLockedError, StorageError
 from resilient.journal import Journal
+from resilient.restarts import Ending
+from resilient.supervisor.child import Child
+from resilient.supervisor.guardian import Exit
 
 LOCK_NAME = "supervisor.lock"
 
@@ -62,6 +67,34 @@ class Chronicle:
             journal.close()
         for descriptor in self._locks:
             os.close(descriptor)
+
+
+def beginning_of(child: Child, command: Sequence[str], began: dt.datetime, *, warm: bool = False) -> dict[str, Any]:
+    """What `attempt` tells; `warm`: it was a spare interpreter."""
+    orders = child.page.orders
+    return {
+        "attempt": orders.attempt,
+        "pid": child.guardian.pid,
+        "supervisor": os.getpid(),
+        "command": list(command),
+        "began": began.isoformat(),
+        "warm": warm,
+        "resume_at_most": orders.resume_at_most,
+        "skip": orders.skip,
+    }
+
+
+def end_of(child: Child, ended: Exit, ending: Ending, reason: str, seconds: float) -> dict[str, Any]:
+    """What `exited` tells of an attempt that lived so many seconds; what follows from it (`failures`, `restart_in`) is yet to be added."""
+    return {
+        **child.position(),
+        **dataclasses.asdict(ended),
+        "reason": reason,
+        "seconds": round(seconds, 3),
+        "verdict": ending.verdict.value,
+        "out_of_memory": ending.out_of_memory,
+        "progressed": ending.progressed,
+    }
 
 
 def _lock(directory: Path) -> int:

@@ -59,6 +59,7 @@ class Guardian:
     """
 
     def __init__(self, program: Program, bereaved: Callable[[Exit], None]) -> None:
+        self._exit: Exit | None = None
         self.reports, report = os.pipe()
         commands, self._commands = os.pipe()
         # No signal may meet the guardian while it still has the supervisor's handlers and the pipe they write to.
@@ -82,13 +83,13 @@ class Guardian:
         self.send(_KILL_TREE)
 
     def result(self) -> Exit | None:
-        """How it ended, with nothing of it left; None as long as it has not. To be asked when `reports` can be read."""
-        try:
-            report = os.read(self.reports, 4096)
-        except BlockingIOError:
-            return None
-        os.close(self.reports)
-        return Exit(**json.loads(report)) if report else Exit(self.pid)
+        """How it ended, with nothing of it left; None as long as it has not. To be asked when `reports` can be read, then at any time."""
+        if self._exit is None:
+            with contextlib.suppress(BlockingIOError):
+                report = os.read(self.reports, 4096)
+                self._exit = Exit(**json.loads(report)) if report else Exit(self.pid)
+                os.close(self.reports)
+        return self._exit
 
     def take_leave(self) -> None:
         """What `result` told is known to whom it concerns, so that the guardian may forget it."""

@@ -32,7 +32,7 @@ class Patience:
 
     def limit(self, section: Section, longest: Mapping[Section, float]) -> float:
         """Seconds of silence in `section` that mean a hang, given the longest silences seen so far."""
-        if section in (Section.ENDED, Section.FAILED):
+        if section in (Section.ENDED, Section.FAILED, Section.RAISED):
             return float("inf")
         if section in _PER_BATCH and self.explicit is not None:
             return self.explicit

@@ -9,19 +9,19 @@ import itertools
 import os
 import random
 import select
-import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from resilient.amounts import one_line
 from resilient.errors import EXIT_GAVE_UP, EXIT_NEEDS_HUMAN, EXIT_PREEMPTED, ConfigurationError
 from resilient.heartbeat import Orders, Section
 from resilient.restarts import Ending, Record, Restart, RestartPolicy, Stop, Verdict
 from resilient.supervisor import processes
 from resilient.supervisor.child import Child, Spare
-from resilient.supervisor.chronicle import Chronicle
+from resilient.supervisor.chronicle import Chronicle, beginning_of, end_of
 from resilient.supervisor.guardian import FORWARDED, Exit
 from resilient.supervisor.patience import LOOK, Patience, Silence
 from resilient.supervisor.relay import Relay
@@ -118,21 +118,18 @@ class Supervisor:
             child.close()
             raise ConfigurationError(f"The program was stopped: {vigil.refused}")
         ending = vigil.ending(ended, self._reached)
-        facts = {**child.position(), **dataclasses.asdict(ended), "reason": vigil.reason(ended, ending)}
+        facts = end_of(child, ended, ending, vigil.reason(ended, ending), time.monotonic() - began)
         record, outcome = self._options.policy.decide(record, ending, random.random())
-        self._tell(ending, {**facts, "seconds": round(time.monotonic() - began, 3)}, record, outcome)
+        self._tell(ending, facts, record, outcome)
         child.close()
         return record, outcome
 
     def _begin(self, orders: Orders) -> Child:
         spare, self._spare = self._spare, None
         child = spare.begin(orders) if spare else Child(self._command, self._environment, self._relay.writers, orders)
-        self._chronicle.append(
-            "attempt", attempt=orders.attempt, pid=child.guardian.pid, supervisor=os.getpid(), command=list(self._command),
-            began=dt.datetime.now(dt.UTC).isoformat(), warm=spare is not None, resume_at_most=orders.resume_at_most, skip=orders.skip,
-        )  # fmt: skip
+        self._chronicle.append("attempt", **beginning_of(child, self._command, dt.datetime.now(dt.UTC), warm=spare is not None))
         warm = ", in the spare interpreter" if spare else ""
-        self._say(f"attempt {orders.attempt} begins (pid {child.guardian.pid}, {_clock()}{warm}): {shlex.join(self._command)}")
+        self._say(f"attempt {orders.attempt} begins (pid {child.guardian.pid}, {_clock()}{warm}): {one_line(self._command)}")
         return child
 
     def _watch(self, child: Child, vigil: Vigil) -> Exit:
@@ -171,10 +168,7 @@ class Supervisor:
 
     def _tell(self, ending: Ending, facts: dict[str, Any], record: Record, outcome: Restart | Stop) -> None:
         restart_in = round(outcome.delay, 3) if isinstance(outcome, Restart) else None
-        self._chronicle.append(
-            "exited", **facts, verdict=ending.verdict.value, out_of_memory=ending.out_of_memory, progressed=ending.progressed,
-            failures=record.failures, restart_in=restart_in,
-        )  # fmt: skip
+        self._chronicle.append("exited", **facts, failures=record.failures, restart_in=restart_in)
         summary = f"attempt {facts['attempt']} {facts['reason']}"
         self._say(f"{summary}{_loss(facts) if ending.verdict is not Verdict.DONE else ''}.")
         if ending.progressed:
@@ -193,11 +187,7 @@ class Supervisor:
         if ending.evicted_in is not None:
             when += f", if this machine still runs then: its end is announced for {_clock(ending.evicted_in)}"
         count = f" (failure {record.failures} of {self._options.policy.give_up} in a row without progress)" if record.failures else ""
-        back = ""
-        if restart.resume_at_most is not None and ending.place is not None:
-            back = f", from a checkpoint before step {restart.resume_at_most + 1}: it failed twice at epoch %d, batch %d" % ending.place
-        skip = ", which is left out from now on" if back and ending.place in record.skip else ""
-        return f"starting again {when}{count}{back}{skip}."
+        return f"starting again {when}{count}{_way(ending, record, restart)}."
 
     def _give_up(self) -> None:
         self._chronicle.append("gave_up", failures=self._failures)
@@ -279,6 +269,19 @@ class Supervisor:
 def _clock(seconds: float = 0.0) -> str:
     """The time of the day so many seconds from now."""
     return f"{dt.datetime.now().astimezone() + dt.timedelta(seconds=seconds):%H:%M:%S}"
+
+
+def _way(ending: Ending, record: Record, restart: Restart) -> str:
+    """From which checkpoint it is started again, where the batch at which it failed decides that."""
+    if restart.resume_at_most is not None and ending.place is not None:
+        skip = ", which is left out from now on" if ending.place in record.skip else ""
+        return (
+            f", from a checkpoint before step {restart.resume_at_most + 1} if there is one: "
+            f"it failed twice at epoch {ending.place[0]}, batch {ending.place[1]}{skip}"
+        )
+    if record.none_before is not None:
+        return f"; it goes on from the latest checkpoint, as there was none before step {record.none_before} to go on from"
+    return ""
 
 
 def _loss(facts: dict[str, Any]) -> str:

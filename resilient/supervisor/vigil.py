@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from resilient.errors import EXIT_DONE, EXIT_PREEMPTED, ResilientError
+from resilient.errors import EXIT_DONE, EXIT_PREEMPTED, ConfigurationError, ResilientError
 from resilient.heartbeat import TRACE_SIGNAL, Announcement, Beat, Section
 from resilient.restarts import Ending
+from resilient.signs import TRAINS
 from resilient.supervisor import processes
 from resilient.supervisor.child import Child
 from resilient.supervisor.chronicle import Chronicle
@@ -34,6 +35,7 @@ _DOING = {
     Section.STOPPING: "stopping",
     Section.ENDED: "after the end of fit",
     Section.FAILED: "after an error in training",
+    Section.RAISED: "after an error in fit",
 }
 
 
@@ -79,37 +81,37 @@ class Vigil:
 
     # -- looking ---------------------------------------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """See what has changed, and act on it. To be called every `LOOK` seconds."""
+    def look(self, *, held: bool = False) -> None:
+        """See what has changed, and act on it. To be called every `LOOK` seconds; `held`: the caller has suspended the program himself."""
         now, beat = time.monotonic(), self._child.page.beat()
         self.listen()
         moved = beat.count != self.silence.beat.count
-        suspended = not moved and processes.is_stopped(self._trainer)
+        suspended = not moved and processes.is_stopped(self.trainer)
         self.silence = self.silence.after(now, beat, suspended=suspended)
         limit = self._limit(beat)
         if moved or suspended:
             self._notifier.alive(limit)
         self._notifier.status(f"{self._name}: {where(beat)}")
-        self._tell(beat, suspended=suspended)
+        self._tell(beat, suspended=suspended and not held)
         if self.silence.seconds > limit and not suspended and self._kill_at == _NEVER:
             self._end_hung(now, beat)
         self._keep_deadlines(now)
 
     def _tell(self, beat: Beat, *, suspended: bool) -> None:
         """What an operator may wonder about: where it goes on from, and why nothing moves."""
-        if not self._told_place and self.announced is not None and beat.section > Section.STARTING:
+        if not self._told_place and self.announced is not None and beat.section in TRAINS:
             self._told_place = True
             resumed = self._child.page.saves().resumed
             since = "from the beginning" if resumed is None else f"from step {resumed}"
             self._say(f"{self._name} trains in {self.announced.directory}, {since}.")
         if suspended and not self._told_suspended:
-            self._say(f"{self._name} is suspended, which is no hang: it goes on when somebody continues it (kill -CONT {self._trainer}).")
+            self._say(f"{self._name} is suspended, which is no hang: it goes on when somebody continues it (kill -CONT {self.trainer}).")
         self._told_suspended = suspended
 
     def listen(self) -> None:
         """Follow the program to the directory that it has announced, and tell it so."""
         announced = self._child.page.announcement()
-        if announced is None or not announced.directory.is_dir():  # `fit` has yet to make it
+        if announced is None or self.refused is not None or not announced.directory.is_dir():  # `fit` has yet to make it
             return
         if announced != self.announced:
             self._follow(announced)
@@ -117,9 +119,11 @@ class Vigil:
             self._child.page.hear()
 
     def _follow(self, announced: Announcement) -> None:
-        self.announced = announced
+        orders = self._child.page.orders
         try:
-            self._chronicle.move_to(announced.directory, attempt=self._child.page.orders.attempt, pid=self._child.guardian.pid)
+            _check_place(announced.directory, orders.keep_runs_in)
+            self._chronicle.move_to(announced.directory, attempt=orders.attempt, pid=self._child.guardian.pid)
+            self.announced = announced
         except ResilientError as error:
             self.refused = error
             self._child.guardian.kill()
@@ -134,7 +138,7 @@ class Vigil:
         return f"attempt {self._child.page.orders.attempt}"
 
     @property
-    def _trainer(self) -> int:
+    def trainer(self) -> int:
         """The process that trains: the program, or one that it has started."""
         announced, program = self.announced, self._child.guardian.pid
         if announced is None or announced.pid == program:
@@ -162,7 +166,7 @@ class Vigil:
 
     def _send(self, number: signal.Signals) -> None:
         self._child.guardian.send(number)
-        trainer = self._trainer
+        trainer = self.trainer
         if trainer != self._child.guardian.pid:  # a shell script passes no signal on
             with contextlib.suppress(ProcessLookupError):
                 os.kill(trainer, number)
@@ -170,7 +174,8 @@ class Vigil:
     def _end_hung(self, now: float, beat: Beat) -> None:
         """The stacks of all threads into the log, SIGTERM, and SIGKILL when the grace period is over."""
         self.hung = f"no sign of life for {self.silence.seconds:.0f} s, {where(beat)}"
-        self._say(f"{self._name} hangs: {self.hung}. The stacks of its threads follow.")
+        follows = " The stacks of its threads follow." if self.announced else ""  # where fit has not been called, nobody would write them
+        self._say(f"{self._name} hangs: {self.hung}.{follows}")
         self._chronicle.append(
             "hung",
             **self._child.position(),
@@ -180,7 +185,7 @@ class Vigil:
         )
         if self.announced is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._trainer, TRACE_SIGNAL)
+                os.kill(self.trainer, TRACE_SIGNAL)
         self._terminate_at = now + _FOR_TRACES
         self._kill_at = self._terminate_at + self._grace
 
@@ -231,6 +236,15 @@ class Vigil:
         return f"{_how(ended)}{notice}{memory} after {lived}, {where(self._child.page.beat())}"
 
 
+def _check_place(directory: Path, kept_in: str | None) -> None:
+    """Versions that know no order to keep runs elsewhere would train in the real run directory."""
+    if kept_in is not None and not directory.is_relative_to(kept_in):
+        raise ConfigurationError(
+            f"The program trains in {directory} although its runs were ordered to be kept below {kept_in}, so it was stopped: "
+            "it imports an older version of resilient than this one. Upgrade resilient in the program's environment."
+        )
+
+
 def _duration(seconds: float) -> str:
     """In the unit that leaves a number one can read."""
     units = [("s", 1.0), ("min", 60.0), ("h", 3600.0), ("days", 86400.0)]
@@ -249,4 +263,6 @@ def _how(ended: Exit) -> str:
 def where(beat: Beat) -> str:
     """What is under way and at which position, for people."""
     progress = beat.progress
+    if progress is None and beat.section in (Section.FAILED, Section.RAISED):
+        return "after an error in fit, before its first batch"
     return _DOING[beat.section] + (f" at epoch {progress.epoch}, batch {progress.batch} (step {progress.step})" if progress else "")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Sequence
 
+from resilient.amounts import one_line
 from resilient.errors import ConfigurationError
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -62,8 +62,7 @@ class Launch:
     @property
     def title(self) -> str:
         """The program in one short line, for people."""
-        line = re.sub(r"\s+", " ", shlex.join([self.command[0].rpartition("/")[2], *self.command[1:]]))
-        return line if len(line) <= 60 else f"{line[:57]}..."
+        return one_line([self.command[0].rpartition("/")[2], *self.command[1:]], 60)
 
 
 def default_name(command: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from resilient.units.launch import Launch
 # Seconds before the time limit at which Slurm sends SIGTERM, at least: what is killed at the end of its grace period has to be told of
 # before the limit. `fit` stops by itself a minute before the end; this is for a limit that was changed meanwhile, and for other programs.
 _WARNING, _AFTER_GRACE = 60, 30
+_EARLY = 60  # seconds by which Slurm may send it before that
 _DIRECTIVE = re.compile(r"-[^\n\r]*")
 
 _SCRIPT = """\
@@ -44,12 +45,22 @@ if [ -n "$asked" ] && [ "$code" -gt 128 ]; then code={preempted}; fi
 
 # {preempted}: it was asked to stop, and the state is saved. Back into the queue, unless the job is leaving already: one that was cancelled
 # must not rise from the dead, and one that Slurm requeues itself is in the queue. 78 (needs a human) and 93 (gave up) stay ended.
+# A controller that fails over may take minutes to answer, so it is asked again, for as long as Slurm lets this shell live.
+requeue() {{
+  case $(squeue --noheader --jobs="$job" --format='%T %r') in
+    RUNNING* | *TimeLimit) scontrol requeue "$job" ;;
+    '') false ;;
+  esac
+}}
 if [ "$code" -eq {preempted} ]; then
   job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
   job=${{job:-$SLURM_JOB_ID}}
-  case $(squeue --noheader --jobs="$job" --format='%T %r') in
-    RUNNING* | *TimeLimit) scontrol requeue "$job" ;;
-  esac
+  for pause in 1 4 10 30 60 60; do
+    requeue && exit "$code"
+    echo "resilient: job $job is not back in the queue yet: Slurm does not answer, or refuses. Trying again in $pause s." >&2
+    sleep "$pause"
+  done
+  requeue || echo "resilient: job $job is not back in the queue. The state is saved. Submit it again to go on." >&2
 fi
 exit "$code"
 """
@@ -64,15 +75,21 @@ def batch_script(launch: Launch, *, time_limit: float | None = None, directives:
         directives: further options of sbatch, each as on its command line.
 
     Raises:
-        ConfigurationError: a directive is no option.
+        ConfigurationError: a directive is no option, or the time limit leaves no time to train.
     """
     for directive in directives:
         if not _DIRECTIVE.fullmatch(directive):
             raise ConfigurationError(f"--sbatch {directive!r} is no option of sbatch. Write it like --sbatch=--gres=gpu:1.")
+    warning = max(_WARNING, math.ceil(launch.grace + _AFTER_GRACE))
+    if time_limit is not None and math.ceil(time_limit / 60) * 60 <= warning + _EARLY:
+        raise ConfigurationError(
+            f"--time of {time_limit:g} s leaves no time to train: Slurm asks the job to stop up to {warning + _EARLY} s before that, and "
+            f"it would go back into the queue for ever. Give it at least {(warning + _EARLY) // 60 + 1}m, or a shorter --grace."
+        )
     limit = [] if time_limit is None else [f"--time={_as_slurm_says(time_limit)}"]
     return _SCRIPT.format(
         name=launch.name,
-        warning=max(_WARNING, math.ceil(launch.grace + _AFTER_GRACE)),
+        warning=warning,
         directives="".join(f"#SBATCH {directive}\n" for directive in (*limit, *directives)),
         directory=f"cd -- {shlex.quote(launch.directory)} || exit {EXIT_NEEDS_HUMAN}\n" if launch.directory is not None else "",
         environment="".join(f"export {name}={shlex.quote(value)}\n" for name, value in launch.environment),
