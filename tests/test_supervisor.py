@@ -27,7 +27,11 @@ from resilient.cli import outcome
         ("--give-up", 2, "requires an argument"),
         ("", 2, "Missing argument"),
         ("-- no-such-program", 78, "There is no program 'no-such-program' to run."),
-        ("-- ./train.py", 78, "'./train.py' is not executable. Make it so (chmod +x), or run it with python, as in `-- python ./train.py`."),
+        (
+            "-- ./train.py",
+            78,
+            "'./train.py' is not executable. Make it so (chmod +x), or run it with python, as in `-- python ./train.py`.",
+        ),
         ("-- ./runs", 78, "'./runs' is a directory and no program."),
     ],
 )

@@ -118,6 +118,7 @@ class Killed(BaseException):
 def test_a_supervisor_can_refuse_a_directory_that_another_training_has(tmp_path, monkeypatch):
     """It hears of it before the lock is asked for: its one sentence is not hidden behind the program's traceback about a lock."""
     import keras
+    import numpy
 
     import resilient
 
@@ -130,4 +131,4 @@ def test_a_supervisor_can_refuse_a_directory_that_another_training_has(tmp_path,
     with contextlib.closing(Page()) as page, RunLock(tmp_path):
         monkeypatch.setenv(ENVIRONMENT, page.path)
         with pytest.raises(Killed):
-            resilient.fit(model, [[1.0]], [1.0], monitor="loss", directory=tmp_path)
+            resilient.fit(model, numpy.ones((1, 1)), numpy.ones(1), monitor="loss", directory=tmp_path)

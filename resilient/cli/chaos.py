@@ -19,6 +19,7 @@ from resilient.chaos.strikes import DEFAULT_MIX, parse_mix
 from resilient.chaos.trained import Rules
 from resilient.cli import chaos_telling, tables
 from resilient.cli.output import checked_output
+from resilient.cli.running import program_at
 from resilient.durations import parse_duration
 from resilient.errors import EXIT_DONE, EXIT_FAILED, ConfigurationError
 from resilient.store.oserrors import storage_errors
@@ -47,8 +48,7 @@ def chaos_command(
     json: bool,
 ) -> int:
     """Put `command` to the test and return the exit code."""
-    if shutil.which(command[0]) is None:
-        raise ConfigurationError(f"There is no program {command[0]!r} to run. Write the command after --, as in: -- python train.py")
+    program_at(command[0])
     schedule = schedule_of(kills=kills, mix=mix, mtbf=mtbf, lifetimes=lifetimes, replay=replay, scale=scale)
     patience = Patience(None if hang_timeout is None else parse_duration(hang_timeout, "--hang-timeout"))
     rules = Rules(patience, None if timeout is None else parse_duration(timeout, "--timeout"), seed=seed)

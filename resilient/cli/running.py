@@ -67,5 +67,7 @@ def program_at(program: str, where: Path = Path()) -> str:
     if "/" in program and os.path.isdir(path):
         raise ConfigurationError(f"{program!r} is a directory and no program. Write the command after --, as in `-- python train.py`.")
     if "/" in program and os.path.exists(path):
-        raise ConfigurationError(f"{program!r} is not executable. Make it so (chmod +x), or run it with python, as in `-- python {program}`.")
+        raise ConfigurationError(
+            f"{program!r} is not executable. Make it so (chmod +x), or run it with python, as in `-- python {program}`."
+        )
     raise ConfigurationError(f"There is no program {program!r} to run. Write the command after --, as in `-- python train.py`.")
