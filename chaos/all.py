@@ -162,13 +162,14 @@ def table(parts: Sequence[Ended]) -> Table:
     """One row a fault: how often, what was survived, what was equal in the end, and what it cost."""
     right = {"justify": "right"}
     columns = [Column(name, **right) for name in ("runs", "survived", "bit-identical", "lost steps")]  # type: ignore[arg-type]
-    view = Table(Column("part", no_wrap=True), "fault", *columns, title="chaos")
+    view = Table(Column("fault", no_wrap=True), *columns, title="chaos")
     for ended in parts:
+        view.add_row(f"[bold]{ended.part.name}")
         for row in ended.report.rows:
             identical = "" if row.identical is None else str(row.identical)
             lost = "" if row.lost_steps is None else f"{row.lost_steps:.1f}"
             color = "" if row.survived == row.runs and row.identical in (None, row.runs) else "[red]"
-            view.add_row(ended.part.name, f"{color}{escape(row.fault)}", str(row.runs), str(row.survived), identical, lost)
+            view.add_row(f"  {color}{escape(row.fault)}", str(row.runs), str(row.survived), identical, lost)
     return view
 
 
