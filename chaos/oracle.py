@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +104,26 @@ def trained_batches(path: Path) -> list[Trained]:
     return [Trained(line["attempt"], line["epoch"], line["batch"], tuple(line["ids"])) for line in read_log(path) if line["event"] == BATCH]
 
 
-def committed_line(log: Sequence[Trained]) -> list[Trained]:
+def committed_line(log: Sequence[Trained], sent_back: Collection[int] = ()) -> list[Trained]:
     """The one line of history that counts: what an attempt trained after the point at which the next one resumed is struck out.
+
+    Args:
+        log: every batch that was trained.
+        sent_back: attempts that were ordered to go on from an older checkpoint. The newer ones stay; where such an attempt has committed
+            nothing, the next one goes on from them, on the line as it was before.
 
     Raises:
         ValueError: within an attempt the positions do not increase, or an attempt begins beyond the end of the line before it.
     """
     line: list[Trained] = []
+    older: list[Trained] = []  # the line before attempts that were sent back
     for index, batch in enumerate(log):
         if index and batch.attempt != log[index - 1].attempt:
-            line = [done for done in line if done.position < batch.position]
+            was_sent_back = log[index - 1].attempt in sent_back
+            older = older if was_sent_back else line
+            cut = [done for done in line if done.position < batch.position]
+            left = [done for done in older if done.position < batch.position]
+            line = left if was_sent_back and len(left) > len(cut) else cut
         before = line[-1].position if line else (0, -1)
         if batch.position not in ((before[0], before[1] + 1), (before[0] + 1, 0)):
             raise ValueError(f"attempt {batch.attempt} trained {batch.position} after {before}: batches were skipped or repeated")
@@ -121,10 +131,10 @@ def committed_line(log: Sequence[Trained]) -> list[Trained]:
     return line
 
 
-def log_differences(reference: Sequence[Trained], other: Sequence[Trained]) -> list[str]:
+def log_differences(reference: Sequence[Trained], other: Sequence[Trained], sent_back: Collection[int] = ()) -> list[str]:
     """Where the committed line of `other` is not the reference's: skipped, repeated, other samples, other order; empty if nowhere."""
     try:
-        line = committed_line(other)
+        line = committed_line(other, sent_back)
     except ValueError as error:
         return [str(error)]
     found = []

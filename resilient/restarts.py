@@ -33,6 +33,7 @@ class Ending:
         hung: the supervisor stopped it because nothing moved.
         out_of_memory: the kernel killed it, or a process of its tree, for lack of memory.
         asked: the supervisor had been asked to stop, and had passed that on.
+        raised: an exception of the program's was on its way out of fit, whatever ended the process then.
         unfinished: fit stopped before the end of the training because it was asked to.
         place: the batch that was under way, None if none was.
         resumed: the step it had gone on from, None where that is not known.
@@ -46,6 +47,7 @@ class Ending:
     hung: bool = False
     out_of_memory: bool = False
     asked: bool = False
+    raised: bool = False
     unfinished: bool = False
     place: Place | None = None
     resumed: int | None = None
@@ -67,7 +69,7 @@ class Ending:
     @property
     def blames_program(self) -> bool:
         """Whether it failed by itself. A plain SIGKILL comes from outside and says nothing about the batch it met."""
-        return self.verdict is Verdict.FAILED and (self.hung or self.out_of_memory or self.signal != "SIGKILL")
+        return self.verdict is Verdict.FAILED and (self.hung or self.out_of_memory or self.raised or self.signal != "SIGKILL")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,3 +141,14 @@ def test_an_attempt_that_begins_beyond_the_end_is_noticed() -> None:
     log = [Trained(1, 0, batch, (batch,)) for batch in range(6)]
     resumed = [*log[:3], *(dataclasses.replace(batch, attempt=2) for batch in log[4:])]
     assert "skipped or repeated" in oracle.log_differences(log, resumed)[0]
+
+
+def test_an_attempt_that_was_sent_back_and_committed_nothing_leaves_the_line_as_it_was() -> None:
+    """The next one goes on from the newest checkpoint; only where the attempt was ordered back, and never beyond what was trained."""
+    log = [Trained(0, 0, batch, (batch,)) for batch in range(10)]
+    back = [dataclasses.replace(batch, attempt=1) for batch in log[3:5]]
+    rest = [dataclasses.replace(batch, attempt=2) for batch in log[7:]]
+    disturbed = [*log[:8], *back, *rest]
+    assert oracle.log_differences(log, disturbed, {1}) == []
+    assert "skipped or repeated" in oracle.log_differences(log, disturbed)[0]
+    assert "skipped or repeated" in oracle.log_differences(log, [*log[:6], *back, *rest], {1})[0]

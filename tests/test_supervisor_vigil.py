@@ -14,6 +14,7 @@ from resilient.errors import ConfigurationError
 from resilient.heartbeat import ENVIRONMENT, Announcement, Beat, Heartbeat, Orders, Page, Saves, Section
 from resilient.manifest import Progress
 from resilient.supervisor import processes
+from resilient.supervisor.guardian import Exit
 from resilient.supervisor.patience import Patience, Silence
 from resilient.supervisor.systemd import Notifier
 from resilient.supervisor.vigil import Vigil, where
@@ -48,6 +49,9 @@ class Scene:
 
     def position(self):
         return {}
+
+    def eviction(self):
+        return None
 
     def kill(self):
         self.done.append("killed")
@@ -137,3 +141,11 @@ def test_it_is_told_how_fit_was_left(tmp_path, error, section, told):
             if error is not None:
                 raise error
         assert where(page.beat()) == told
+
+
+@pytest.mark.parametrize(("section", "blamed"), [(Section.FAILED, True), (Section.TRAINING, False)])
+def test_a_kill_on_the_way_out_of_a_failure_does_not_hide_it(tmp_path, section, blamed):
+    """The program had said that it fails, and then somebody killed it together with its guard."""
+    scene = Scene(tmp_path)
+    scene.look(section)
+    assert scene.vigil.ending(Exit(scene.pid), {}).blames_program is blamed

@@ -182,8 +182,9 @@ class Round:
         found = [str(line) for line in oracle.read_log(root / VIOLATIONS)]
         found += _overlaps(trained)
         found += oracle.differences(self._reference.outcome, json.loads(self._place.outcome.read_text()))
-        found += oracle.log_differences(*self._renumbered(trained))
         events = oracle.read_log(self._place.run / "journal.jsonl")
+        sent_back = {event["pid"] for event in events if event["event"] == "attempt" and event["resume_at_most"] is not None}
+        found += oracle.log_differences(*self._renumbered(trained), sent_back)
         skipping = self._style.poison is not None
         events = [{**event, "skipping": skipping} if event["event"] == "exited" else event for event in _told_by_all(events)]
         found += Story(events, self._lives, self._done(), self._crashes(), trained, self._style.give_up).problems()

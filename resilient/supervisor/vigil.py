@@ -216,6 +216,7 @@ class Vigil:
             hung=self.hung is not None,
             out_of_memory=ended.code != EXIT_DONE and oom_kills() > self._oom_kills,
             asked=obeyed or job_ends or not STOP.isdisjoint(self._forwarded),
+            raised=beat.section is Section.FAILED,
             unfinished=beat.section is Section.STOPPING,
             place=(beat.progress.epoch, beat.progress.batch) if hit and beat.progress else None,
             resumed=saves.resumed,
