@@ -34,7 +34,7 @@ _METADATA = "__metadata__"
 _ALIGNMENT = 64
 _PAGE = 4096
 _BIG = 2**20
-_CHUNK = 8 * 2**20
+_CHUNK = 32 * 2**20  # each write that ends wakes a thread, which takes the processor from a training: few large ones cost less
 _SMALL = 2**16  # bytes
 _TOGETHER = 2**18  # bytes of small tensors, so few that they are still in the processor's cache when they are hashed and written
 
