@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,16 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.calls.append(["train end", dict(logs)])
 
 
+@contextlib.contextmanager
+def closed(logger: keras.callbacks.CSVLogger) -> Iterator[None]:
+    """Keras closes the file in on_train_end, which a training that is stopped never reaches."""
+    try:
+        yield
+    finally:
+        if logger.csv_file is not None:
+            logger.csv_file.close()
+
+
 def test_callbacks_see_one_run_across_attempts(tmp_path: Path) -> None:
     """The same hooks with the same arguments as without a stop, wherever the stops fall, and CSVLogger writes each row once."""
     seen, rows = [], []
@@ -293,7 +304,7 @@ def test_callbacks_see_one_run_across_attempts(tmp_path: Path) -> None:
             keras.utils.set_random_seed(4)
             recorder = Recorder()
             logger = keras.callbacks.CSVLogger(str(tmp_path / f"{name}.csv"))
-            with contextlib.suppress(resilient.PreemptedError):
+            with contextlib.suppress(resilient.PreemptedError), closed(logger):
                 train(tmp_path / name, validation_data=(X[:8], Y[:8]), epochs=3, callbacks=[recorder, logger, StopAt(*stop)])
         seen.append(recorder.calls)
         rows.append((tmp_path / f"{name}.csv").read_text())
@@ -350,7 +361,7 @@ def test_rows_that_stood_in_an_appended_csv_before_the_run_stay(tmp_path: Path) 
     path.write_text("epoch,loss,val_loss\n7,1.0,2.0\n")
     for stop in (("on_train_batch_end", 7), ("on_train_batch_end", 6), ("never", 0)):
         logger = keras.callbacks.CSVLogger(str(path), append=True)
-        with contextlib.suppress(resilient.PreemptedError):
+        with contextlib.suppress(resilient.PreemptedError), closed(logger):
             train(tmp_path / "run", epochs=3, callbacks=[logger, StopAt(*stop)])
     assert [line.split(",")[0] for line in path.read_text().splitlines()] == ["epoch", "7", "0", "1", "2"]
 

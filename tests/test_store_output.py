@@ -7,6 +7,7 @@ import errno
 import fcntl
 import itertools
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -57,21 +58,33 @@ def test_memory_to_gather_in_is_used_again(tmp_path, monkeypatch):
         (tmp_path / "failed").unlink()
 
 
-def test_a_save_that_somebody_waits_for_goes_through_the_page_cache(tmp_path, monkeypatch):
-    """From the piece on at which the waiting begins; idle processors make that the faster way."""
+def test_what_somebody_waits_for_is_hashed_while_the_disk_works(tmp_path, monkeypatch):
+    """From the piece on at which the waiting begins; it stays a direct write, because an emergency finds the page cache cold."""
     genuine, written = os.write, []
-    monkeypatch.setattr(os, "write", lambda fd, data: (written.append(direct(fd)), genuine(fd, data))[1])
-    for begins in (0, 2, 10**9):
+    monkeypatch.setattr(os, "write", lambda fd, data: (written.append((direct(fd), threading.current_thread())), genuine(fd, data))[1])
+    for begins, own in ((0, 0), (2, 2), (10**9, 5)):
         asked = iter(range(10**9))
         written.clear()
         options = output.WriteOptions(awaited=lambda: next(asked) >= begins)  # noqa: B023
-        check(tmp_path / "file", [np.arange(3 * MEGABYTE, dtype=np.int32).data.cast("B")] * 5, options)
-        assert written == sorted(written, reverse=True)
-        assert (any(written), all(written)) == {0: (False, False), 2: (True, False), 10**9: (True, True)}[begins]
+        check(tmp_path / "file", [np.zeros(3 * MEGABYTE, np.int32).data.cast("B")] * 5, options)
+        assert all(past_cache for past_cache, _ in written[:-1])
+        here = [thread is threading.current_thread() for _, thread in written]
+        assert here == sorted(here, reverse=True) and any(here) is (own > 0) and all(here) is (own == 5)
+
+
+def test_without_direct_writes_the_disk_begins_before_all_is_copied(tmp_path, monkeypatch):
+    """A large tensor is told to the disk piece by piece, in order and without a hole."""
+    genuine, begun = kernel.start_writeback, []
+    monkeypatch.setattr(output, "_set_direct", lambda fd, *, on: False)
+    monkeypatch.setattr(output, "_BEGUN", MEGABYTE)
+    monkeypatch.setattr(kernel, "start_writeback", lambda fd, *range_: (begun.append(range_), genuine(fd, *range_))[1])
+    check(tmp_path / "file", [bytes(5 * MEGABYTE + 3)])
+    assert begun == [(number * MEGABYTE, MEGABYTE) for number in range(5)] + [(5 * MEGABYTE, 3)]
 
 
 def test_pages_are_let_go_on_the_way(tmp_path, monkeypatch):
-    """A large file takes up no more of the page cache than a small one."""
+    """A large file, where it cannot be written directly, takes up no more of the page cache than a small one."""
+    monkeypatch.setattr(output, "_set_direct", lambda fd, *, on: False)
     monkeypatch.setattr(output, "_CACHED", 4 * MEGABYTE)
     monkeypatch.setattr(output, "_DROPPED", MEGABYTE)
     genuine, let_go = os.posix_fadvise, []
@@ -163,6 +176,7 @@ def test_an_error_on_the_way_to_the_disk_is_one(tmp_path, monkeypatch, number):
         ctypes.set_errno(number if flags & 1 else 0)
         return -1 if flags & 1 else 0
 
+    monkeypatch.setattr(output, "_set_direct", lambda fd, *, on: False)
     monkeypatch.setattr(output, "_CACHED", MEGABYTE)
     monkeypatch.setattr(output, "_DROPPED", MEGABYTE)
     monkeypatch.setattr(kernel, "_sync_file_range", refuse)

@@ -1,10 +1,11 @@
-"""One file written from beginning to end and hashed on the way, past the page cache where the file system allows it and nobody waits.
+"""One file written from beginning to end and hashed on the way, past the page cache where the file system allows it.
 
 Through the page cache every byte is copied into fresh pages, which takes more processor time than all the rest of a save; training pays
 for that, because its own threads keep all cores busy. In a direct write the disk reads the caller's memory. It wants addresses and
 offsets to be multiples of a block: what is not goes through a small buffer of ours that is.
 
-Where the training waits for the save (an emergency, the end), processors are idle, and the page cache is the faster way.
+Where the training waits for the save (an emergency, the end), processors are idle, and hashing and writing go on side by side. The page
+cache would be as fast then, but only from the second file on: an emergency has no second one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ Buffer = bytes | bytearray | memoryview
 
 DIRECT_FROM = 2**20  # bytes; a smaller file is not worth the calls that switch over and back
 _BOUNCE = 2**20  # one of two buffers: both fit into a core's own cache
+_BEGUN = 2**23  # bytes in the page cache that the disk is told of at a time: it works while the next ones are copied
 _CACHED = 2**25  # bytes that are on their way to the disk in the page cache; fewer make the writing wait
 _DROPPED = 2**22  # of them are let go at a time
 _PIECE = 2**18  # hashed, and then copied while it is still in the cache
@@ -43,7 +45,7 @@ class WriteOptions:
 
     Attributes:
         cancelled: whether to give it up.
-        awaited: whether somebody waits for it: then it is written as fast as can be, and else as cheaply.
+        awaited: whether somebody waits for it: then hashing and writing go on side by side, and else one after the other, which is cheaper.
         bounce: where pieces are gathered. One that has been used has its memory already.
     """
 
@@ -68,7 +70,7 @@ class Output:
         self._dropped = 0  # bytes that were given back to the page cache
         self._awaited = options.awaited
         self._large = size >= DIRECT_FROM
-        self._direct = self._large and not self._awaited() and _set_direct(fd, on=True)
+        self._direct = self._large and _set_direct(fd, on=True)
         self._alignment = kernel.direct_alignment(fd) if self._direct else kernel.Alignment(1, 1)
         self._bounce = options.bounce or Bounce(max(1, min(size, _BOUNCE)))
         self._bounce.take()  # what a file that failed has left
@@ -137,7 +139,6 @@ class Output:
             return
         offset, self._written = self._written, self._written + len(data)
         if self._large and self._awaited():
-            self._leave_direct()
             # The next piece is hashed while the disk works on this one. Where nobody waits, that is not worth a second thread's turns.
             self._disk = self._disk or concurrent.futures.ThreadPoolExecutor(1, "resilient-disk")
             self._under_way = self._disk.submit(self._write_all, data, offset)
@@ -150,17 +151,21 @@ class Output:
             under_way.result()
 
     def _write_all(self, data: memoryview, offset: int) -> None:
-        rest = data
-        while rest:
-            try:
-                rest = rest[os.write(self._fd, rest) :]
-            except OSError as error:
-                if error.errno != errno.EINVAL or not self._direct:
-                    raise
-                self._leave_direct()  # a disk with larger blocks than it said, or what is left after a short write
-        if not self._direct:
-            kernel.start_writeback(self._fd, offset, len(data))
-            self._drop(offset + len(data) - _CACHED)
+        while data:
+            count = self._write_some(data if self._direct else data[:_BEGUN])
+            if not self._direct:
+                kernel.start_writeback(self._fd, offset, count)
+                self._drop(offset + count - _CACHED)
+            data, offset = data[count:], offset + count
+
+    def _write_some(self, data: memoryview) -> int:
+        try:
+            return os.write(self._fd, data)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self._direct:
+                raise
+            self._leave_direct()  # a disk with larger blocks than it said, or what is left after a short write
+            return os.write(self._fd, data[:_BEGUN])
 
     def _drop(self, end: int) -> None:
         """Let go of the pages before `end`, and the next pieces get them: memory that is new to a virtual machine is ten times as slow."""
