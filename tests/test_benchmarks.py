@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import accelerator, goodput, memory, page, peers, plots, preempt, program, results, startup
+from benchmarks import accelerator, goodput, memory, page, peers, plots, preempt, program, results, stall, startup
 from benchmarks.floors import WRITERS, RawRead, aligned
 from benchmarks.methods import Method
 from benchmarks.ours import Resilient
@@ -316,3 +316,15 @@ def test_a_table_is_the_same_on_the_page_and_on_the_console() -> None:
     table = Table("title", ("a", "b"), [("x", "1"), ("y", "2")])
     assert table.markdown().splitlines()[2:] == ["| a | b |", "| :--- | ---: |", "| x | 1 |", "| y | 2 |"]
     assert table.console().row_count == 2
+
+
+@pytest.mark.parametrize(("cost", "reached"), [(0.001, True), (-0.001, False), (10.0, False)])
+def test_a_cost_that_is_lost_in_the_noise_reaches_no_bar(cost, reached):
+    """A median below nothing says that the machine was not quiet."""
+    ours, other, kept = ({"median": seconds, "low": seconds, "high": seconds} for seconds in (cost, 1.0, 0.01))
+    size = {"megabytes": 400, "bytes": 4e8, "cost": {stall.OURS: ours, stall.MEMCPY: other, "a peer": other}}
+    small = {"megabytes": 40, "bytes": 4e7, "cost": {stall.OURS: kept}}
+    piece = {"megabytes": 40, "tensors": 2, "cost": {stall.OURS: ours}, "call": {stall.OURS: kept}}
+    few = {**piece, "cost": {stall.OURS: kept}}
+    found = [bar for bar in stall.bars({"sizes": [small, size], "pieces": [piece, few]}) if not bar.what.startswith("capture")]
+    assert len(found) == 4 and {bar.met for bar in found} == {reached}
