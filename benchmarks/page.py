@@ -20,7 +20,20 @@ from benchmarks.running import benchmark
 from benchmarks.tables import bar_table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
-MEASURED = ("stall", "cadence", "durable", "restore", "preempt", "goodput", "startup", "memory", "supervise", "notice", "accelerator")
+MEASURED = (
+    "stall",
+    "huge_pages",
+    "cadence",
+    "durable",
+    "restore",
+    "preempt",
+    "goodput",
+    "startup",
+    "memory",
+    "supervise",
+    "notice",
+    "accelerator",
+)
 # The benchmark under which a plot stands, and what it shows to those who do not see it.
 PICTURES = {
     "stall": ("stall", "Cost of one save over the size of the state"),

@@ -1,7 +1,7 @@
 """`python -m benchmarks.<name>`: measures, prints, and writes the result as JSON.
 
 A benchmark is a module with `SCALES` (what to measure: "full", "quick", "toy"), `measure(scale, directory)` -> figures as plain JSON,
-`tables(figures)` and `bars(figures)`.
+`tables(figures)` and `bars(figures)`. All of it has the environment that `resilient run` gives to a program.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from benchmarks import results
 from benchmarks.tables import Bar, Table, bar_table
+from resilient.supervisor.child import huge_pages
 
 SCRATCH = Path("runs/bench")
 
@@ -55,6 +57,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
 def run(name: str) -> None:
     """Measure one benchmark with the arguments of the command line."""
     options = arguments(f"Measures {name}; docs/performance.md says how.").parse_args()
+    _as_supervised()
     scale = "quick" if options.quick else "full"
     module = benchmark(name)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that many models are built in one process
@@ -65,6 +68,13 @@ def run(name: str) -> None:
     target = options.results or (options.scratch / "results" if options.quick else results.DIRECTORY)
     result = results.save(target, name, scale, time.perf_counter() - began, figures, options.scratch)
     show(module, result)
+
+
+def _as_supervised() -> None:
+    """Begin again with that environment, which the C library reads once."""
+    missing = huge_pages(os.environ)
+    if missing:
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **missing})
 
 
 def show(module: Benchmark, result: dict[str, Any]) -> None:

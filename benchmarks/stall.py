@@ -68,7 +68,7 @@ def measure(scale: Scale, directory: Path) -> dict[str, Any]:
             continue
         if not size.peer_rounds:
             figures["skipped"].append(f"The peers were not measured with {size.megabytes:,.0f} MB: one save of theirs takes too long.")
-        figures["sizes"].append(_of_size(size, directory / f"{size.megabytes}"))
+        figures["sizes"].append(of_size(size, directory / f"{size.megabytes}"))
         forget()
     megabytes, tensors, steps, rounds = scale.pieces
     figures["pieces"] = []
@@ -78,7 +78,8 @@ def measure(scale: Scale, directory: Path) -> dict[str, Any]:
     return figures
 
 
-def _of_size(size: Size, directory: Path) -> dict[str, Any]:
+def of_size(size: Size, directory: Path) -> dict[str, Any]:
+    """Figures of one size, with all methods in turn."""
     workload = dense(size.megabytes, size.batch)
     always: list[Method] = [Memcpy(workload.model, workload.variables), Resilient(workload.model, directory / "ours")]
     others = peers.peers(workload.model, directory) if size.peer_rounds else []

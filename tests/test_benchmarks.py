@@ -81,6 +81,13 @@ def test_every_restore_of_the_benchmark_gave_back_what_was_saved(toy: Toy) -> No
     assert toy("restore")["sizes"][0]["wrong"] == []
 
 
+def test_huge_pages_are_measured_in_processes_with_and_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with the figures of its own."""
+    monkeypatch.chdir(ROOT)
+    (table,) = benchmark("huge_pages").tables(measured("huge_pages", tmp_path))
+    assert [row[0] for row in table.rows] == ["0.1 MB, plain Python", "0.1 MB, under `resilient run`"]
+
+
 @pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
 def test_a_method_gives_back_what_it_saved(kind: type[Method], tmp_path: Path) -> None:
     """The whole state, spoiled in between: otherwise a comparison of speeds would compare nothing."""

@@ -52,6 +52,21 @@ def test_an_ending_that_no_restart_would_change_is_passed_on(tmp_path, code, exp
     assert (done.returncode, done.stderr.count(" begins ")) == (expected, 1)
 
 
+@pytest.mark.parametrize(
+    ("set_before", "seen"),
+    [
+        ({}, "glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.check=1"}, "glibc.malloc.check=1:glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0:glibc.malloc.check=1"}, "glibc.malloc.hugetlb=0:glibc.malloc.check=1"),
+    ],
+)
+def test_a_program_has_its_memory_in_huge_pages_unless_the_user_says_otherwise(tmp_path, monkeypatch, set_before, seen):
+    """The C library reads that once, before the program's first line."""
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    done = run(tmp_path, "import os; print('tunables', os.environ['GLIBC_TUNABLES'])", speaks=False, variables=set_before)
+    assert f"tunables {seen}" in done.stdout.splitlines()
+
+
 def test_a_program_that_never_calls_fit_is_restarted_by_its_exit_code(tmp_path):
     """Nothing but the exit code is known of it, and that is enough."""
     done = run(

@@ -8,6 +8,7 @@ import errno
 import mmap
 import os
 import struct
+from pathlib import Path
 from typing import Any
 
 _SYNC_FILE_RANGE_WRITE = 2
@@ -15,6 +16,8 @@ _SYNC_FILE_RANGE_WRITE_AND_WAIT = 7
 _AT_EMPTY_PATH = 0x1000
 _STATX_DIOALIGN = 0x2000  # since Linux 6.1
 _STATX_BYTES, _STATX_DIO_AT = 256, 152  # of the structure, and where in it the two alignments are
+_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # the second since Linux 6.1
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _NOT_HERE = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
@@ -33,6 +36,7 @@ def _function(name: str, *argtypes: Any) -> Any:
 _fallocate = _function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _sync_file_range = _function("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _statx = _function("statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
+_madvise = _function("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _renameat2 = _function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
 
@@ -89,6 +93,21 @@ def finish_writeback(fd: int, offset: int, size: int) -> None:
         number = ctypes.get_errno()
         if number != errno.ENOSYS:
             raise OSError(number, os.strerror(number))
+
+
+def huge_page_size() -> int | None:
+    """Bytes of a huge page, None where there are none or the administrator has switched them off for everybody."""
+    try:
+        return None if "[never]" in (_HUGE_PAGES / "enabled").read_text() else int((_HUGE_PAGES / "hpage_pmd_size").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def use_huge_pages(address: int, size: int) -> None:
+    """Moves that memory into huge pages, now and when it is filled anew; both multiples of a huge page. Its content stays. Only a hint."""
+    if _madvise is not None:
+        _madvise(address, size, _MADV_HUGEPAGE)
+        _madvise(address, size, _MADV_COLLAPSE)
 
 
 def exchange(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> bool:

@@ -24,6 +24,7 @@ import numpy as np
 import xxhash
 
 from resilient.store import kernel
+from resilient.store.huge_pages import HugePages
 
 Buffer = bytes | bytearray | memoryview
 
@@ -46,12 +47,12 @@ class WriteOptions:
     Attributes:
         cancelled: whether to give it up.
         awaited: whether somebody waits for it: then hashing and writing go on side by side, and else one after the other, which is cheaper.
-        bounce: where pieces are gathered. One that has been used has its memory already.
+        memory: what is kept from one file to the next.
     """
 
     cancelled: Callable[[], bool] = _never
     awaited: Callable[[], bool] = _never
-    bounce: Bounce | None = None
+    memory: Memory | None = None
 
 
 class Output:
@@ -72,7 +73,7 @@ class Output:
         self._large = size >= DIRECT_FROM
         self._direct = self._large and _set_direct(fd, on=True)
         self._alignment = kernel.direct_alignment(fd) if self._direct else kernel.Alignment(1, 1)
-        self._bounce = options.bounce or Bounce(max(1, min(size, _BOUNCE)))
+        self._bounce = options.memory.bounce if options.memory else Bounce(max(1, min(size, _BOUNCE)))
         self._bounce.take()  # what a file that failed has left
         self._disk: concurrent.futures.ThreadPoolExecutor | None = None  # while somebody waits
         self._under_way: concurrent.futures.Future[None] | None = None
@@ -213,6 +214,19 @@ class Bounce:
         self._halves.reverse()
         self.fill = 0
         return taken
+
+
+class Memory:
+    """What the files of one process share.
+
+    Attributes:
+        bounce: where pieces are gathered.
+        huge_pages: where tensors lie after they were written.
+    """
+
+    def __init__(self) -> None:
+        self.bounce = Bounce()
+        self.huge_pages = HugePages()
 
 
 def _address(data: memoryview) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 Array = npt.NDArray[Any]
+_Kind = tuple[str, np.dtype[Any], tuple[int, ...]]  # a tensor's name, type and shape
 
 SUFFIX = ".safetensors"
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -109,39 +110,54 @@ def layout(tensors: Mapping[str, Any]) -> Layout:
     Raises:
         ConfigurationError: a name or a dtype that the format does not have.
     """
-    arrays = {name: _little_endian(_array(name, value)) for name, value in tensors.items()}
-    by_size = sorted(arrays, key=lambda name: _rank(arrays[name]))
-    ends: dict[str, int] = {}
-    end = 0
-    for name in by_size:
-        end += arrays[name].nbytes
-        ends[name] = end
+    arrays = [_little_endian(np.asarray(value)) for value in tensors.values()]
+    plan = _plan(tuple((name, array.dtype, array.shape) for name, array in zip(tensors, arrays, strict=True)))
+    by_size = [arrays[number] for number in plan.order]
+    header = _padded(plan.header, _place_in_page(by_size[0]) if by_size else 0)
+    return Layout(len(header) + plan.size, header, by_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What follows from the tensors' names, types and shapes: the `order` of their bytes, how many bytes, and the header's text."""
+
+    order: Sequence[int]
+    size: int
+    header: bytes
+
+
+@functools.lru_cache(maxsize=8)  # a training saves the same few files again and again, and thousands of tensors take milliseconds
+def _plan(kinds: tuple[_Kind, ...]) -> _Plan:
+    sizes = [_checked_size(*kind) for kind in kinds]
+    order = sorted(range(len(kinds)), key=lambda number: _rank(sizes[number], kinds[number][1].itemsize))
+    ends = dict(zip(order, itertools.accumulate(sizes[number] for number in order), strict=True))
     header = {
-        name: {"dtype": _code(array.dtype), "shape": list(array.shape), "data_offsets": [ends[name] - array.nbytes, ends[name]]}
-        for name, array in arrays.items()
+        name: {"dtype": _code(dtype), "shape": list(shape), "data_offsets": [ends[number] - sizes[number], ends[number]]}
+        for number, (name, dtype, shape) in enumerate(kinds)
     }
-    encoded = _encode_header(header, _place_in_page(arrays[by_size[0]]) if arrays else 0)
-    return Layout(len(encoded) + end, encoded, [arrays[name] for name in by_size])
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    if len(text) > MAX_HEADER_BYTES - _PAGE:  # which it may grow by
+        raise ConfigurationError(f"{len(kinds)} tensors need a header of {len(text)} bytes. Use fewer tensors or shorter names.")
+    return _Plan(order, sum(sizes), text)
 
 
-def _rank(array: Array) -> tuple[bool, bool, int]:
-    """What lies first: as long as the sizes are multiples of 64, whatever comes next is aligned, and frameworks need no copy of it."""
-    odd = array.nbytes % _ALIGNMENT != 0
-    return odd, not odd and array.nbytes < _BIG, -array.dtype.itemsize
-
-
-def _array(name: str, value: Any) -> Array:
+def _checked_size(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     if not isinstance(name, str) or name == _METADATA or not _encodable(name):
         raise ConfigurationError(f"A tensor cannot be saved under the name {name!r}. Use a plain Unicode string other than {_METADATA!r}.")
-    array = np.asarray(value)
-    if _code(array.dtype) is None:
+    if _code(dtype) is None:
         raise ConfigurationError(
-            f"Tensor {name!r} has dtype {array.dtype}, which safetensors cannot hold. "
+            f"Tensor {name!r} has dtype {dtype}, which safetensors cannot hold. "
             f"Save it as one of {', '.join(_NAMES)} (a complex128 one as its real and imaginary parts)."
         )
-    if array.ndim > _MAX_RANK:
-        raise ConfigurationError(f"Tensor {name!r} has {array.ndim} dimensions. Reshape it to at most {_MAX_RANK} before saving.")
-    return array
+    if len(shape) > _MAX_RANK:
+        raise ConfigurationError(f"Tensor {name!r} has {len(shape)} dimensions. Reshape it to at most {_MAX_RANK} before saving.")
+    return math.prod(shape) * dtype.itemsize
+
+
+def _rank(size: int, itemsize: int) -> tuple[bool, bool, int]:
+    """What lies first: as long as the sizes are multiples of 64, whatever comes next is aligned, and frameworks need no copy of it."""
+    odd = size % _ALIGNMENT != 0
+    return odd, not odd and size < _BIG, -itemsize
 
 
 @functools.cache
@@ -171,11 +187,9 @@ def _place_in_page(first: Array) -> int:
     return place if first.nbytes >= _BIG and place % _ALIGNMENT == 0 else 0
 
 
-def _encode_header(header: Mapping[str, Any], place: int) -> bytes:
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+def _padded(text: bytes, place: int) -> bytes:
+    """The header as it is written, so long that the data begins at that place of a page (0: at any multiple of the alignment)."""
     text += b" " * ((place - len(text) - 8) % (_PAGE if place else _ALIGNMENT))
-    if len(text) > MAX_HEADER_BYTES:
-        raise ConfigurationError(f"{len(header)} tensors need a header of {len(text)} bytes. Use fewer tensors or shorter names.")
     return struct.pack("<Q", len(text)) + text
 
 
