@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks import results
 from benchmarks.tables import Bar, Table, bar_table
-from resilient.supervisor.child import huge_pages
+from resilient.supervisor.child import huge_page_variables
 
 SCRATCH = Path("runs/bench")
 
@@ -72,7 +72,7 @@ def run(name: str) -> None:
 
 def _as_supervised() -> None:
     """Begin again with that environment, which the C library reads once."""
-    missing = huge_pages(os.environ)
+    missing = huge_page_variables(os.environ)
     if missing:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **missing})
 

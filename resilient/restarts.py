@@ -70,9 +70,11 @@ class Ending:
     def blames_program(self) -> bool:
         """Whether it failed by itself. A plain SIGKILL comes from outside and says nothing about the batch it met.
 
-        An exception does say something about it, also where the program was asked to stop while it ended, which is free of budget.
+        An exception does say something, also where a polite signal then ended the program, and that ending costs no restart.
         """
-        return self.raised or (self.verdict is Verdict.FAILED and (self.hung or self.out_of_memory or self.signal != "SIGKILL"))
+        if self.verdict is Verdict.PREEMPTED:
+            return self.raised and self.signal is not None
+        return self.verdict is Verdict.FAILED and (self.hung or self.out_of_memory or self.raised or self.signal != "SIGKILL")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,7 +84,9 @@ def test_every_restore_of_the_benchmark_gave_back_what_was_saved(toy: Toy) -> No
 def test_huge_pages_are_measured_in_processes_with_and_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with the figures of its own."""
     monkeypatch.chdir(ROOT)
-    (table,) = benchmark("huge_pages").tables(measured("huge_pages", tmp_path))
+    figures = measured("huge_pages", tmp_path)
+    assert [one["environment"] for one in figures["processes"]] == [None, "glibc.malloc.hugetlb=1"]
+    (table,) = benchmark("huge_pages").tables(figures)
     assert [row[0] for row in table.rows] == ["0.1 MB, plain Python", "0.1 MB, under `resilient run`"]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from resilient import heartbeat as module
+from resilient.errors import StorageError
 from resilient.heartbeat import ENVIRONMENT, Beat, Eviction, Heartbeat, Orders, Page, Saves, Section, look, sight_of
 from resilient.heartbeat.page import BEAT, Record
 from resilient.manifest import Progress
@@ -102,20 +103,23 @@ def test_a_fit_that_was_stopped_has_not_ended(page):
 
 
 @pytest.mark.parametrize(
-    ("section", "left"),
+    ("section", "error", "left"),
     [
-        (Section.STARTING, Section.FAILED),
-        (Section.TRAINING, Section.FAILED),
-        (Section.BETWEEN, Section.RAISED),
-        (Section.VALIDATING, Section.RAISED),
-        (Section.STOPPING, Section.STOPPING),
+        (Section.STARTING, ValueError, Section.FAILED),
+        (Section.TRAINING, ValueError, Section.FAILED),
+        (Section.TRAINING, SystemExit, Section.FAILED),
+        (Section.TRAINING, KeyboardInterrupt, Section.RAISED),
+        (Section.TRAINING, StorageError, Section.RAISED),
+        (Section.BETWEEN, ValueError, Section.RAISED),
+        (Section.VALIDATING, ValueError, Section.RAISED),
+        (Section.STOPPING, ValueError, Section.STOPPING),
     ],
 )
-def test_a_fit_that_an_error_leaves_says_whether_it_came_out_of_a_batch(page, section, left):
+def test_a_fit_that_an_error_leaves_says_whether_the_batch_may_be_to_blame(page, section, error, left):
     """A program that dies of the error dies at that batch, whatever it does before it does so."""
-    with contextlib.suppress(ValueError), claim(page) as heartbeat:
+    with contextlib.suppress(error), claim(page) as heartbeat:
         heartbeat.beat(section, Progress(1, 2, 102))
-        raise ValueError("of a batch")
+        raise error("of a batch")
     assert (page.beat().section, page.beat().progress) == (left, Progress(1, 2, 102))
 
 

@@ -50,7 +50,7 @@ def test_what_is_written_is_what_was_given(tmp_path, seed):
 
 def test_memory_to_gather_in_is_used_again(tmp_path, monkeypatch):
     """Also after a file that failed when something was in it."""
-    options = output.WriteOptions(memory=output.Memory())
+    options = output.WriteOptions(reused=output.Reused())
     for seed in range(20):
         check(tmp_path / "file", pieces(np.random.default_rng(seed)), options)
         with pytest.raises(OSError, match="were announced"):

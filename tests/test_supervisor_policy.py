@@ -263,10 +263,18 @@ def test_an_explicit_limit_is_for_batches_and_what_happens_once_stays_generous()
     assert patience.limit(Section.ENDED, {}) == patience.limit(Section.FAILED, {}) == patience.limit(Section.RAISED, {}) == float("inf")
 
 
-@pytest.mark.parametrize("how", [{"signal": "SIGKILL"}, {"signal": "SIGTERM"}, {"code": 75}])
-@pytest.mark.parametrize(("raised", "back"), [(True, 20), (False, None)])
-def test_a_program_that_fails_and_is_killed_on_its_way_out_has_failed_at_that_batch(how, raised, back):
-    """It said so itself; a SIGKILL or a preemption alone says nothing about the batch."""
+@pytest.mark.parametrize(
+    ("how", "raised", "back"),
+    [
+        ({"signal": "SIGKILL"}, True, 20),
+        ({"signal": "SIGTERM"}, True, 20),
+        ({"signal": "SIGKILL"}, False, None),
+        ({"signal": "SIGTERM"}, False, None),
+        ({"code": 75}, True, None),
+    ],
+)
+def test_a_program_that_fails_and_is_killed_or_asked_to_stop_on_its_way_out_has_failed_at_that_batch(how, raised, back):
+    """It said so itself; a SIGKILL or a preemption alone says nothing about the batch, and 75 is what the program itself says last."""
     policy, record = RestartPolicy(), Record()
     killed = Ending(**how, place=(1, 3), resumed=21, raised=raised)
     for _ in range(2):

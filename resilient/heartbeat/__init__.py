@@ -252,8 +252,9 @@ class Heartbeat:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # An error of our own (a full disk, a checkpoint of another model) says nothing against the batch.
-        in_a_batch = self._section in (Section.STARTING, Section.TRAINING) and not (kind and issubclass(kind, ResilientError))
+        # An error of our own (a full disk, a checkpoint of another model) says nothing against the batch, nor does a second Ctrl-C.
+        innocent = kind is not None and issubclass(kind, ResilientError | KeyboardInterrupt)
+        in_a_batch = self._section in (Section.STARTING, Section.TRAINING) and not innocent
         self.close(Section.ENDED if kind is None else Section.FAILED if in_a_batch else Section.RAISED)
 
     def close(self, left: Section = Section.ENDED) -> None:

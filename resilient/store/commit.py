@@ -88,17 +88,17 @@ def _write_part(path: Path, file: NewFile, layout: Layout | None, options: Write
     if file.earlier is not None and file.may_link(layout) and parts.linked(file.earlier, path):
         return dataclasses.replace(file.earlier.entry, positions=file.positions)
     layout = layout or safetensors_format.layout(file.tensors)
-    _use_huge_pages(layout, options)
+    _move_into_huge_pages(layout, options)
     entry = write_file(path, layout.size, _until(options.cancelled, layout.chunks()), options)
     return dataclasses.replace(entry, positions=file.positions)
 
 
-def _use_huge_pages(layout: Layout, options: WriteOptions) -> None:
+def _move_into_huge_pages(layout: Layout, options: WriteOptions) -> None:
     """Unless somebody waits: an emergency has no later save that would gain by it."""
     for array in layout.arrays:
-        if options.memory is None or options.awaited() or options.cancelled():
+        if options.reused is None or options.awaited() or options.cancelled():
             return
-        options.memory.huge_pages.use(array)
+        options.reused.huge_pages.move(array)
 
 
 def _until(cancelled: Callable[[], bool], chunks: Iterable[Buffer]) -> Iterator[Buffer]:

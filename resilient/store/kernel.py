@@ -16,7 +16,7 @@ _SYNC_FILE_RANGE_WRITE_AND_WAIT = 7
 _AT_EMPTY_PATH = 0x1000
 _STATX_DIOALIGN = 0x2000  # since Linux 6.1
 _STATX_BYTES, _STATX_DIO_AT = 256, 152  # of the structure, and where in it the two alignments are
-_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # the second since Linux 6.1
+_MADV_COLLAPSE = 25  # since Linux 6.1
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -103,10 +103,12 @@ def huge_page_size() -> int | None:
         return None
 
 
-def use_huge_pages(address: int, size: int) -> None:
-    """Moves that memory into huge pages, now and when it is filled anew; both multiples of a huge page. Its content stays. Only a hint."""
+def move_into_huge_pages(address: int, size: int) -> None:
+    """Address and size are multiples of a huge page; the content stays, whoever uses it meanwhile.
+
+    A hint: older kernels, memory for which somebody has ruled it out (MADV_NOHUGEPAGE) and a lack of free huge pages leave all as it is.
+    """
     if _madvise is not None:
-        _madvise(address, size, _MADV_HUGEPAGE)
         _madvise(address, size, _MADV_COLLAPSE)
 
 

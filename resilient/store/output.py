@@ -47,12 +47,12 @@ class WriteOptions:
     Attributes:
         cancelled: whether to give it up.
         awaited: whether somebody waits for it: then hashing and writing go on side by side, and else one after the other, which is cheaper.
-        memory: what is kept from one file to the next.
+        reused: what is kept from one file to the next.
     """
 
     cancelled: Callable[[], bool] = _never
     awaited: Callable[[], bool] = _never
-    memory: Memory | None = None
+    reused: Reused | None = None
 
 
 class Output:
@@ -73,7 +73,7 @@ class Output:
         self._large = size >= DIRECT_FROM
         self._direct = self._large and _set_direct(fd, on=True)
         self._alignment = kernel.direct_alignment(fd) if self._direct else kernel.Alignment(1, 1)
-        self._bounce = options.memory.bounce if options.memory else Bounce(max(1, min(size, _BOUNCE)))
+        self._bounce = options.reused.bounce if options.reused else Bounce(max(1, min(size, _BOUNCE)))
         self._bounce.take()  # what a file that failed has left
         self._disk: concurrent.futures.ThreadPoolExecutor | None = None  # while somebody waits
         self._under_way: concurrent.futures.Future[None] | None = None
@@ -216,12 +216,12 @@ class Bounce:
         return taken
 
 
-class Memory:
-    """What the files of one process share.
+class Reused:
+    """What is used again for the next file.
 
     Attributes:
         bounce: where pieces are gathered.
-        huge_pages: where tensors lie after they were written.
+        huge_pages: moves tensors before they are written.
     """
 
     def __init__(self) -> None:

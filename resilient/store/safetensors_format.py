@@ -136,8 +136,6 @@ def _plan(kinds: tuple[_Kind, ...]) -> _Plan:
         for number, (name, dtype, shape) in enumerate(kinds)
     }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    if len(text) > MAX_HEADER_BYTES - _PAGE:  # which it may grow by
-        raise ConfigurationError(f"{len(kinds)} tensors need a header of {len(text)} bytes. Use fewer tensors or shorter names.")
     return _Plan(order, sum(sizes), text)
 
 
@@ -190,6 +188,8 @@ def _place_in_page(first: Array) -> int:
 def _padded(text: bytes, place: int) -> bytes:
     """The header as it is written, so long that the data begins at that place of a page (0: at any multiple of the alignment)."""
     text += b" " * ((place - len(text) - 8) % (_PAGE if place else _ALIGNMENT))
+    if len(text) > MAX_HEADER_BYTES:
+        raise ConfigurationError(f"The tensors need a header of {len(text)} bytes. Use fewer tensors or shorter names.")
     return struct.pack("<Q", len(text)) + text
 
 

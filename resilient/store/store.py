@@ -18,7 +18,7 @@ from resilient.store import parts
 from resilient.store.commit import discard, move, recover, write_checkpoint, write_note
 from resilient.store.files import make_directories
 from resilient.store.oserrors import storage_errors
-from resilient.store.output import Memory, WriteOptions
+from resilient.store.output import Reused, WriteOptions
 from resilient.store.reading import Absent, Checkpoint, Damaged, check_sizes, describe, read_checkpoint, read_manifest
 
 CHECKPOINTS = "checkpoints"
@@ -54,7 +54,7 @@ class Store:
         self._checkpoints = self.directory / CHECKPOINTS
         self._known_valid: set[tuple[int, int]] = set()  # (step, sequence) of what this object wrote or verified
         self._earlier: dict[str, parts.Earlier] = {}  # frozen parts that the next commit may link to
-        self._memory = Memory()
+        self._reused: Reused | None = None  # from the first commit on
 
     # -- writing ---------------------------------------------------------------------------------------------------------------
 
@@ -118,7 +118,8 @@ class Store:
     def _write(self, target: Path, manifest: Manifest, files: Mapping[str, parts.NewFile], options: WriteOptions) -> Manifest:
         self._make_way(target)
         with storage_errors("save the checkpoint", target):
-            written, replaced = write_checkpoint(target, manifest, files, dataclasses.replace(options, memory=self._memory))
+            self._reused = self._reused or Reused()
+            written, replaced = write_checkpoint(target, manifest, files, dataclasses.replace(options, reused=self._reused))
         self._remember(target, written, {name: file.generation for name, file in files.items()})
         # The new one is durable by now. That the old one cannot be removed is no failure of the commit; `prepare` will try again.
         with contextlib.suppress(StorageError), storage_errors("remove a replaced checkpoint", target):

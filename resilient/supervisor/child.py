@@ -37,7 +37,7 @@ class Child:
         self.page = Page()
         self.page.give(orders)
         # Unbuffered, or the last words of a killed program stay in it.
-        complete = {"PYTHONUNBUFFERED": "1", **environment, **huge_pages(environment), ENVIRONMENT: self.page.path}
+        complete = {"PYTHONUNBUFFERED": "1", **environment, **huge_page_variables(environment), ENVIRONMENT: self.page.path}
         self.guardian = Guardian(Program(command, complete, output, keeps), self._bereaved)
 
     def position(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Child:
             )
 
 
-def huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
+def huge_page_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """The variable that has a program's C library ask for huge pages; none where the environment says something about them already.
 
     A training that has its tensors in them takes less time for a step, and for a save; nobody can ask for that once the program runs.
