@@ -27,11 +27,12 @@ class Child:
     """
 
     def __init__(self, **arguments: Any) -> None:
-        command = [sys.executable, "-m", "benchmarks.program", json.dumps(arguments, default=os.fspath)]
+        directory = Path(arguments["directory"]).absolute()  # the child works beside it
+        command = [sys.executable, "-m", "benchmarks.program", json.dumps({**arguments, "directory": os.fspath(directory)})]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.fspath(_ROOT)}
         self.born = time.time()
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True, cwd=Path(arguments["directory"]).parent
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True, cwd=directory.parent
         )
         self._marks: list[Mark] = []
         self._news = threading.Condition()

@@ -13,11 +13,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.child import Child, Mark
+from benchmarks.ours import Resilient
 from benchmarks.peers import BackupAndRestore
 from benchmarks.spread import spread
 from benchmarks.tables import Table, digits
@@ -35,7 +37,7 @@ class Scale:
     methods: tuple[tuple[str, str | int | None], ...]
 
 
-_OURS = ("resilient", None)
+_OURS = (Resilient.name, None)
 SCALES = {
     "full": Scale(40, 64, 500, 20.0, 3, (_OURS, (BackupAndRestore.name, "epoch"), (BackupAndRestore.name, 100))),
     "quick": Scale(40, 64, 100, 4.0, 2, (_OURS, (BackupAndRestore.name, "epoch"))),
@@ -74,21 +76,44 @@ def _batches(marks: list[Mark]) -> list[Mark]:
 
 
 def _under_kills(scale: Scale, method: str, every: str | int | None, gaps: list[float], directory: Path) -> dict[str, Any]:
-    startups, net, trained = [], 0.0, 0
+    startups, net, trained, unreadable = [], 0.0, 0, 0
     for gap in gaps:
-        child = _start(scale, method, every, directory)
-        first = child.wait_for("batch")["time"]
+        child, onward, failed = _begin(scale, method, every, directory)
+        first = onward["time"]
+        unreadable += failed
         time.sleep(max(0.0, first + gap - time.time()))
         killed = time.time()
         startups.append(first - child.born)
         net += killed - first
         trained += len(_batches(child.kill()))
-    last = _start(scale, method, every, directory)
-    onward = last.wait_for("batch")
+    last, onward, failed = _begin(scale, method, every, directory)
     last.kill()
     useful = onward["epoch"] * scale.steps + onward["batch"]
     name = method if every is None else f"{method}, every {every if every == 'epoch' else f'{every} steps'}"
-    return {"method": name, "useful": useful, "trained": trained, "net": net, "startup": spread(startups)}
+    return {
+        "method": name,
+        "useful": useful,
+        "trained": trained,
+        "net": net,
+        "startup": spread(startups),
+        "unreadable": unreadable + failed,
+    }
+
+
+def _begin(scale: Scale, method: str, every: str | int | None, directory: Path) -> tuple[Child, Mark, bool]:
+    """An attempt, its first batch, and whether what the last one has left could not be read.
+
+    Where a kill meets a write of a peer, the next start raises what HDF5 says. Somebody has to remove the file, and training begins anew.
+    """
+    child = _start(scale, method, every, directory)
+    try:
+        return child, child.wait_for("batch"), False
+    except RuntimeError:
+        if method == Resilient.name or not directory.exists():
+            raise
+    shutil.rmtree(directory)
+    child = _start(scale, method, every, directory)
+    return child, child.wait_for("batch"), True
 
 
 def tables(figures: dict[str, Any]) -> list[Table]:
@@ -96,7 +121,7 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     rows = [
         (
             one["method"], f"{one['trained']:,}", f"{one['useful']:,}", digits(one["useful"] / one["net"]),
-            digits(one["goodput"] * 100), digits(one["startup"]["median"]),
+            digits(one["goodput"] * 100), digits(one["startup"]["median"]), str(one["unreadable"]),
         )
         for one in figures["methods"]
     ]  # fmt: skip
@@ -104,7 +129,7 @@ def tables(figures: dict[str, Any]) -> list[Table]:
         f"{len(figures['gaps'])} kills, one in {digits(figures['mean'])} s of training on average; {digits(figures['megabytes'])} MB, "
         f"epochs of {figures['steps']} steps, {digits(figures['speed'])} steps a second undisturbed"
     )
-    heads = ("", "steps trained", "of use", "of use a second", "% of the undisturbed", "start-up, s")
+    heads = ("", "steps trained", "of use", "of use a second", "% of the undisturbed", "start-up, s", "unreadable checkpoints")
     return [Table(title, heads, rows)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -168,9 +169,11 @@ def test_the_program_of_the_measurements_tells_every_batch(method: str, tmp_path
     assert told[-1]["mark"] == "end" and told[-1]["peak"] > 0
 
 
-def test_a_signal_is_answered_by_an_exit_that_is_measured(tmp_path: Path) -> None:
-    """A real process, and what is told of it."""
-    figures = measured("preempt", tmp_path)
+def test_a_signal_is_answered_by_an_exit_that_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real process, and what is told of it; the scratch directory is a relative path by default."""
+    monkeypatch.chdir(tmp_path)
+    Path("scratch").mkdir()
+    figures = measured("preempt", Path("scratch"))
     (one,) = figures["exits"]
     assert one["rest"] <= one["took"] and one["durable"] <= one["took"]
     assert preempt.tables(figures) and len(preempt.bars(figures)) == 1
@@ -217,6 +220,30 @@ def test_goodput_counts_the_steps_that_a_later_attempt_builds_on(tmp_path: Path,
     assert figures["speed"] == pytest.approx(100)
     assert one["goodput"] == pytest.approx(11 / (100 * one["net"]))
     assert goodput.tables(figures)[0].rows[0][1:3] == ("12", "11")
+
+
+def test_a_peer_whose_file_a_kill_has_torn_begins_anew_and_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a person would do it who finds that the program does not start any more; ours never gets that chance."""
+    methods = ((Resilient.name, None), (peers.BackupAndRestore.name, 100))
+    monkeypatch.setitem(goodput.SCALES, "toy", dataclasses.replace(goodput.SCALES["toy"], methods=methods[1:]))
+
+    def script(arguments: dict[str, Any], born: float) -> list[dict[str, Any]]:
+        torn = arguments["directory"].exists() and arguments["method"] != "nothing"
+        arguments["directory"].mkdir(parents=True, exist_ok=True)
+        return [] if torn else [{"mark": "batch", "time": born + 0.01 * n, "epoch": 0, "batch": n} for n in range(12)]
+
+    class Torn(played(script)):  # type: ignore[misc]
+        def wait_for(self, name: str) -> dict[str, Any]:
+            if not self._marks:
+                raise RuntimeError("Unable to open file")
+            return dict(super().wait_for(name))
+
+    monkeypatch.setattr(goodput, "Child", Torn)
+    (one,) = measured("goodput", tmp_path / "peer")["methods"]
+    assert (one["trained"], one["useful"], one["unreadable"]) == (12, 0, 1)
+    monkeypatch.setitem(goodput.SCALES, "toy", dataclasses.replace(goodput.SCALES["toy"], methods=methods[:1]))
+    with pytest.raises(RuntimeError):
+        measured("goodput", tmp_path / "ours")
 
 
 def test_the_parts_of_a_start_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
