@@ -1,7 +1,7 @@
 """`python -m benchmarks.<name>`: measures, prints, and writes the result as JSON.
 
 A benchmark is a module with `SCALES` (what to measure: "full", "quick", "toy"), `measure(scale, directory)` -> figures as plain JSON,
-`tables(figures)` and `bars(figures)`. All of it has the environment that `resilient run` gives to a program.
+`tables(figures)` and `bars(figures)`. What trains does so in the environment that `resilient run` gives to a program.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run(name: str) -> None:
+def run(name: str, *, trains: bool = True) -> None:
     """Measure one benchmark with the arguments of the command line."""
     options = arguments(f"Measures {name}; docs/performance.md says how.").parse_args()
-    _as_supervised()
+    if trains:
+        _as_supervised()
     scale = "quick" if options.quick else "full"
     module = benchmark(name)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that many models are built in one process

@@ -160,4 +160,4 @@ def bars(figures: dict[str, Any]) -> list[Bar]:
 if __name__ == "__main__":
     from benchmarks.running import run
 
-    run("supervise")
+    run("supervise", trains=False)
