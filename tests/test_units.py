@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import shlex
 import shutil
+import signal as signals
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_samples import cli, the_error
@@ -152,6 +156,21 @@ def test_text_that_no_file_holds_is_refused(change):
 # -- the batch script's decision ----------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def started(command: list[Any], **arguments: Any) -> Iterator[subprocess.Popen[str]]:
+    """A shell that can trap SIGHUP, which is impossible where it begins with that ignored, as under nohup; it does not outlive the test."""
+    previous = signals.signal(signals.SIGHUP, signals.SIG_DFL)
+    try:
+        process = subprocess.Popen(command, **arguments)
+    finally:
+        signals.signal(signals.SIGHUP, previous)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def decided(directory: Path, code: str, state: str, signal: str = "", down: str = "", **variables: str) -> tuple[int, str]:
     """Exit code of the script whose supervisor ends by the shell code `code`, and what it had scontrol do.
 
@@ -171,7 +190,7 @@ def decided(directory: Path, code: str, state: str, signal: str = "", down: str 
     script.write_text(batch_script(dataclasses.replace(LAUNCH, supervisor=("bash", "-c", code))))
     environment = {"PATH": f"{bin_}:{os.environ['PATH']}", "SLURM_JOB_ID": "9", **variables}
     errors = (directory / "errors").open("w")
-    with errors, subprocess.Popen(["bash", script], env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+    with errors, started(["bash", script], env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
         assert process.stdout is not None
         if signal:
             assert process.stdout.readline() == "ready\n"
