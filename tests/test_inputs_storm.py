@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import random
 import signal
+import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -197,3 +199,16 @@ def test_the_table_is_written_between_its_markers(tmp_path: Path) -> None:
     )
     assert "old" not in text and "| `embedding` | jax | kept |" in text
     assert new.read_text().count("arrays-shuffle") == 1
+
+
+def test_a_thread_that_a_callback_makes_when_it_needs_it_is_no_difference(tmp_path: Path) -> None:
+    """An attempt may have nothing to write with it; a value that is there in one of them only is one."""
+    keras = pytest.importorskip("keras")
+    recorder = pytest.importorskip("chaos.programs.recorder")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    made, not_made, other = (keras.callbacks.Callback() for _ in range(3))
+    made.writer, not_made.writer, other.writer = threading.Thread(), None, 3
+    ends = [recorder.outcome(model, types.SimpleNamespace(history={}, epoch=[]), [one], tmp_path) for one in (made, not_made, other)]
+    assert oracle.differences(ends[0], ends[1]) == []
+    assert oracle.differences(ends[0], ends[2]) == ["callbacks: 0 Callback.writer was not there before"]

@@ -176,7 +176,7 @@ def _digests(variables: Any) -> dict[str, str]:
 def _attributes(callbacks: list[Any], root: Path) -> Iterator[tuple[str, Any]]:
     for index, callback in enumerate(callbacks):
         for name, value in sorted(vars(callback).items()):
-            if name in ("params", "_model", "model"):
+            if name in ("params", "_model", "model") or value is None:  # None also stands for what is made when it is needed, as a thread
                 continue
             try:
                 yield f"{index} {type(callback).__name__}.{name}", plain(value, root)
