@@ -12,7 +12,9 @@ import pytest
 
 from resilient.errors import ConfigurationError
 from resilient.heartbeat import ENVIRONMENT, Announcement, Beat, Heartbeat, Orders, Page, Saves, Section
+from resilient.journal import Journal
 from resilient.manifest import Progress
+from resilient.restarts import Ending
 from resilient.supervisor import processes
 from resilient.supervisor.guardian import Exit
 from resilient.supervisor.patience import Patience, Silence
@@ -141,6 +143,26 @@ def test_it_is_told_how_fit_was_left(tmp_path, error, section, told):
             if error is not None:
                 raise error
         assert where(page.beat()) == told
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ([("started", {}), ("saved", {}), ("failed", {"error": "ValueError: bad batch\nand more"})], ": ValueError: bad batch"),
+        ([("started", {}), ("failed", {"error": "ValueError: " + "x" * 1000})], "x..."),
+        ([("failed", {"error": "of another attempt"}), ("started", {})], "before its first batch"),
+        ([], "before its first batch"),
+    ],
+)
+def test_the_error_itself_is_told(tmp_path, told, shown):
+    """In one line: the program may have been ended before Python printed it."""
+    scene = Scene(tmp_path)
+    for event, fields in told:
+        Journal(tmp_path).append(event, **fields)
+    scene.look(Section.FAILED)
+    scene.vigil.announced = scene.announcement()
+    reason = scene.vigil.reason(Exit(scene.pid, code=1), Ending(code=1))
+    assert reason.endswith(shown) and len(reason) < 300, reason
 
 
 @pytest.mark.parametrize(("section", "blamed"), [(Section.FAILED, True), (Section.TRAINING, False)])

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from resilient import journal
 from resilient.errors import EXIT_DONE, EXIT_PREEMPTED, ConfigurationError, ResilientError
 from resilient.heartbeat import TRACE_SIGNAL, Announcement, Beat, Section
 from resilient.restarts import Ending
@@ -26,6 +27,8 @@ STOP = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # end the supe
 _FOR_TRACES = 1.0  # seconds from asking for the stacks to ending the program
 _NEVER = float("inf")
 _JOBS = frozenset({"slurm"})  # take back the job, and with it us: whoever queues it again waits for our exit code
+_TAIL = 2**16  # bytes of the journal in which the last words of an attempt are
+_LINE = 160
 _DOING = {
     Section.SILENT: "before its first sign of life",
     Section.STARTING: "starting",
@@ -234,7 +237,20 @@ class Vigil:
         eviction = self._child.page.eviction()
         notice = f" by {eviction.platform} ({eviction.kind})" if eviction and ended.code == EXIT_PREEMPTED else ""
         lived = _duration(time.monotonic() - self._began)
-        return f"{_how(ended)}{notice}{memory} after {lived}, {where(self._child.page.beat())}"
+        beat = self._child.page.beat()
+        error = self._error() if beat.section in (Section.FAILED, Section.RAISED) else ""
+        return f"{_how(ended)}{notice}{memory} after {lived}, {where(beat)}{error}"
+
+    def _error(self) -> str:
+        """What `fit` has raised, in one line: the program may have been ended before Python told it, or have told it far above."""
+        if self.announced is None:
+            return ""
+        events = journal.read(self.announced.directory, newest=_TAIL)
+        told = [event for event in events if event["event"] in ("started", "failed")]
+        if not told or told[-1]["event"] == "started":  # this attempt's own: a full disk has refused the other
+            return ""
+        first, *_ = str(told[-1].get("error")).splitlines() or [""]
+        return f": {first if len(first) <= _LINE else first[: _LINE - 3] + '...'}"
 
 
 def _check_place(directory: Path, kept_in: str | None) -> None:
