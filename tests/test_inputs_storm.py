@@ -201,14 +201,18 @@ def test_the_table_is_written_between_its_markers(tmp_path: Path) -> None:
     assert new.read_text().count("arrays-shuffle") == 1
 
 
-def test_a_thread_that_a_callback_makes_when_it_needs_it_is_no_difference(tmp_path: Path) -> None:
-    """An attempt may have nothing to write with it; a value that is there in one of them only is one."""
+def test_a_thread_that_was_not_needed_is_no_difference_and_a_lost_value_is_one(tmp_path: Path) -> None:
+    """An attempt without a new best begins no thread to write it; any other attribute that is None instead of what it was counts."""
     keras = pytest.importorskip("keras")
     recorder = pytest.importorskip("chaos.programs.recorder")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    made, not_made, other = (keras.callbacks.Callback() for _ in range(3))
-    made.writer, not_made.writer, other.writer = threading.Thread(), None, 3
-    ends = [recorder.outcome(model, types.SimpleNamespace(history={}, epoch=[]), [one], tmp_path) for one in (made, not_made, other)]
-    assert oracle.differences(ends[0], ends[1]) == []
-    assert oracle.differences(ends[0], ends[2]) == ["callbacks: 0 Callback.writer was not there before"]
+
+    def end(**attributes: object) -> dict[str, dict[str, object]]:
+        callback = keras.callbacks.Callback()
+        vars(callback).update(attributes)
+        return dict(recorder.outcome(model, types.SimpleNamespace(history={}, epoch=[]), [callback], tmp_path))
+
+    assert oracle.differences(end(_writer=threading.Thread()), end(_writer=None)) == []
+    assert oracle.differences(end(best=object()), end(best=None)) == ["callbacks: 0 Callback.best was not there before"]
+    assert len(oracle.differences(end(best=3), end(best=None))) == 1

@@ -69,13 +69,6 @@ def test_a_true_story_is_believed():
     assert judged(true_story()) == []
 
 
-def test_a_program_that_stands_still_before_it_dies_for_lack_of_memory_may_be_told_to_have_hung():
-    """The kernel looks for memory first, and the supervisor may be sooner."""
-    story = with_(2, out_of_memory=True)
-    story.insert(2, {"event": "hung", "pid": 101})
-    assert judged(story, done={101: ["hoard"]}) == []
-
-
 def without(index):
     return true_story()[:index] + true_story()[index + 1 :]
 

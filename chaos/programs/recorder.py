@@ -141,6 +141,10 @@ def array(variable: Any) -> Any:
     return np.asarray(ops.convert_to_numpy(variable))
 
 
+# What Keras sets, and the thread of `resilient.ModelCheckpoint`, which an attempt with nothing to write does not begin.
+_NO_STATE = frozenset({"params", "_model", "model", "_writer"})
+
+
 def outcome(model: Any, history: Any, callbacks: list[Any], root: Path) -> dict[str, dict[str, Any]]:
     """Digests of everything a fit ends with, by section and name. Paths under `root` do not count."""
     return {
@@ -176,7 +180,7 @@ def _digests(variables: Any) -> dict[str, str]:
 def _attributes(callbacks: list[Any], root: Path) -> Iterator[tuple[str, Any]]:
     for index, callback in enumerate(callbacks):
         for name, value in sorted(vars(callback).items()):
-            if name in ("params", "_model", "model") or value is None:  # None also stands for what is made when it is needed, as a thread
+            if name in _NO_STATE:
                 continue
             try:
                 yield f"{index} {type(callback).__name__}.{name}", plain(value, root)

@@ -136,9 +136,7 @@ class Story:
                 yield f"program {pid} met {list(done) or 'nothing'}, and the journal says {dict(event)}"
             yield from self._place(event)
         hangs = [event for event in self._journal if event["event"] == "hung" and event["pid"] == pid]
-        # The kernel looks for memory before it kills, and on a busy machine that may take longer than a hang.
-        stands_still = bool(hangs) and any(deed.startswith("hoard") for deed in done)
-        if len(hangs) != ("hang" in done or stands_still):
+        if len(hangs) != ("hang" in done):
             yield f"program {pid} hung {int('hang' in done)} times, and the journal says {len(hangs)}"
 
     def _place(self, event: Event) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The state's memory in huge pages: a disk that reads 200 MB of it gets 100 addresses in place of 50,000.
 
-A direct write then needs only a fifth of the processor time, and training's own pass over the state gains too. Few programs have it by
-themselves: many distributions give huge pages only to who asks for them, and neither TensorFlow nor, by itself, the C library does.
+A direct write then takes less processor time from training (`python -m benchmarks.huge_pages`). Few programs have it by themselves: many
+distributions give huge pages only to who asks for them, and neither TensorFlow nor, by itself, the C library does.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Child:
 def huge_page_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """The variable that has a program's C library ask for huge pages; none where the environment says something about them already.
 
-    A training that has its tensors in them takes less time for a step, and for a save; nobody can ask for that once the program runs.
+    A save of large tensors that lie in them costs training less; for those nobody can ask any more once the program runs.
     glibc older than 2.35, and any other C library, does not look at it.
     """
     present = environment.get(_TUNABLES, "")
