@@ -114,6 +114,9 @@ class RunCallbacks(keras.callbacks.CallbackList):
         self._state: State | None = None
         self._phase: Phase | None = None
         self._more = False
+        self._offset = 0  # batches of the epoch before Keras' first
+        self._phantom = False  # whether the epoch has no batches left, so that the one Keras insists on is not real
+        self._heard = True  # whether any callback listens to the ends of batches
         self._begun = False
         self._trained_here = False
         self._pending: Snapshot | None = None
@@ -157,8 +160,10 @@ class RunCallbacks(keras.callbacks.CallbackList):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """The first one restores; an epoch that goes on is not begun again, except on the progress bar."""
-        resume, skip = self._resume, self._skipped(epoch)
-        if resume:
+        begun = self._phase if self._phase is not None and epoch == self._phase.first else None
+        skip = self._offset = begun.skip if begun else 0
+        self._phantom = begun is not None and begun.count is not None and begun.count <= 0
+        if self._resume:
             self._restore()
         elif not self._trained_here and self._live_saver.durable is None:
             self.progress = Progress(epoch, 0, self.progress.step)
@@ -172,6 +177,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
             super().on_epoch_begin(epoch, logs)
         elif self._progbar is not None:
             self._progbar.on_epoch_begin(epoch)
+        self._heard = keras_private.listen_to_batch_ends(self.callbacks)
         self._data.seek(epoch, skip)  # after the caller's callbacks, as in Keras: they may set something on the data
         if self._stop.requested:  # fetching a batch may have taken long
             self._leave()
@@ -186,14 +192,13 @@ class RunCallbacks(keras.callbacks.CallbackList):
         if self._phantom:
             return
         if not self.left_out:
-            super().on_train_batch_end(batch + self._offset, logs)
+            if self._heard:  # Keras tells them on another thread, which costs as much as all that follows
+                super().on_train_batch_end(batch + self._offset, logs)
             self._last_logs = logs
-        self._count(batch)
+        last = self._count(batch)
         self._beat(Section.TRAINING, self.progress)
         stopping = self._stop.requested
-        length = self._data.epoch_length(self.progress.epoch)
         # The last batch's checkpoint would be replaced by the epoch's own at once.
-        last = length is not None and self.progress.batch >= length
         if stopping or self._stop.save_requested or (not last and self._live_saver.due(self.progress.step)):
             self._stop.save_requested = False
             snapshot = self._capture(keras_private.pythonify_logs(logs), logs=logs)
@@ -315,20 +320,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
         """The logs of the batch that was trained last."""
         return dict(self._last_logs or {})
 
-    @property
-    def _phantom(self) -> bool:
-        """Whether the epoch has no batches left, so that the one Keras insists on is not real."""
-        phase = self._phase
-        return phase is not None and phase.count is not None and phase.count <= 0 and self.progress.epoch == phase.first
-
-    @property
-    def _offset(self) -> int:
-        return self._skipped(self.progress.epoch)
-
-    def _skipped(self, epoch: int) -> int:
-        return self._phase.skip if self._phase is not None and epoch == self._phase.first else 0
-
-    def _count(self, batch: int) -> None:
+    def _count(self, batch: int) -> bool:
+        """Move on to the end of this batch; whether it was the epoch's last."""
         epoch, before, step = self.progress.epoch, self.progress.batch, self.progress.step
         # With several steps per execution the last one may be shorter than Keras' count of it.
         length = self._data.epoch_length(epoch)
@@ -336,6 +329,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         self.progress = Progress(epoch, done, step + done - before)
         self._data.trained(done)
         self._trained_here = True
+        return length is not None and done >= length
 
     def _restore(self) -> None:
         if self._resume is None:

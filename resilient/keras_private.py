@@ -29,6 +29,9 @@ from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 from keras.src.trainers.trainer import Trainer
 
+# Keras marks the hooks of its base class so, to know which callbacks have one of their own.
+from keras.src.utils import is_default
+
 # CallbackList hands callbacks floats instead of tensors; the checkpoint has to hold the very same numbers.
 from keras.src.utils.python_utils import pythonify_logs
 
@@ -55,6 +58,7 @@ __all__ = [
     "is_torch_dataloader",
     "iterating_function",
     "iterator_state",
+    "listen_to_batch_ends",
     "make_global_seed_generator",
     "moving_statistics",
     "op_definition",
@@ -274,6 +278,11 @@ def op_determinism() -> bool:
     from tensorflow.python.framework import config
 
     return bool(config.is_op_determinism_enabled())
+
+
+def listen_to_batch_ends(callbacks: Sequence[Any]) -> bool:
+    """Whether any of them has a hook for the end of a batch."""
+    return not all(is_default(getattr(one, hook, None)) for one in callbacks for hook in ("on_batch_end", "on_train_batch_end"))
 
 
 def dataset_sources(dataset: Any) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 OVERHEAD_BUDGET = 0.01  # of training time, for `save_every="auto"`
 _SHORTEST = 1.0  # seconds: below this a save's fixed costs (four fsyncs, a rename, a line in the journal) outweigh what is lost
@@ -42,8 +42,7 @@ class Failures:
         return (self.uptime + _ASSUMED_UPTIME) / (self.count + _ASSUMED_FAILURES)
 
 
-@dataclasses.dataclass(frozen=True)
-class Since:
+class Since(NamedTuple):
     """What happened since the last recovery checkpoint: `seconds`, less those by which it came early, and the steps `before` and `now`."""
 
     seconds: float

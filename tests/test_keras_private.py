@@ -230,3 +230,22 @@ def test_all_variables_are_read_at_once_into_what_they_were():
         variable.assign_add(variable)
     assert [np.asarray(value).flat[-1] for value in (*before, *read())] == [0, 1, 2, 8, 0, 2, 4, 16]
     assert keras_private.read_all([])() == []
+
+
+class Silent(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        pass
+
+    def on_train_batch_begin(self, batch, logs=None):
+        pass
+
+
+@pytest.mark.parametrize("hook", ["on_batch_end", "on_train_batch_end"])
+def test_who_listens_to_the_ends_of_batches_is_known(hook):
+    """Either name counts, in a class and in an instance; what is no Callback of Keras is taken for a listener."""
+    assert not keras_private.listen_to_batch_ends([]) and not keras_private.listen_to_batch_ends([Silent(), keras.callbacks.History()])
+    assert keras_private.listen_to_batch_ends([Silent(), type("Loud", (Silent,), {hook: lambda self, batch, logs=None: None})()])
+    assert keras_private.listen_to_batch_ends([keras.callbacks.ProgbarLogger()]) and keras_private.listen_to_batch_ends([object()])
+    late = Silent()
+    setattr(late, hook, lambda batch, logs=None: None)
+    assert keras_private.listen_to_batch_ends([late])

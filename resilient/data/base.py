@@ -30,6 +30,7 @@ class Input(abc.ABC):
     def __init__(self) -> None:
         self._plan: EpochPlan | None = None
         self._seed = 0
+        self._planned: tuple[int | None, int | None] = (None, None)  # an epoch and its batches: asked for after every batch
         self.warnings: list[str] = []
 
     def learn(self, origin: Any = None) -> None:  # noqa: B027
@@ -41,6 +42,7 @@ class Input(abc.ABC):
     def open(self, plan: EpochPlan, seed: int) -> None:
         """Fix the run's plan and the seed of its order."""
         self._plan, self._seed = plan, seed
+        self._planned = (None, None)
 
     @abc.abstractmethod
     def announce(self, count: int | None) -> None:
@@ -73,7 +75,9 @@ class Input(abc.ABC):
 
     def epoch_length(self, epoch: int) -> int | None:
         """Batches of `epoch`, the present one, as far as is known by now."""
-        return self._epochs.span(epoch).count
+        if self._planned[0] != epoch:
+            self._planned = (epoch, self._epochs.span(epoch).count)
+        return self._planned[1]
 
     def trained(self, batches: int) -> None:  # noqa: B027
         """So many batches of the present epoch are trained."""
