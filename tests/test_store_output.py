@@ -8,6 +8,7 @@ import fcntl
 import itertools
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -70,6 +71,15 @@ def test_what_somebody_waits_for_is_hashed_while_the_disk_works(tmp_path, monkey
         assert all(past_cache for past_cache, _ in written[:-1])
         here = [thread is threading.current_thread() for _, thread in written]
         assert here == sorted(here, reverse=True) and any(here) is (own > 0) and all(here) is (own == 5)
+
+
+def test_a_slow_disk_finds_in_its_buffers_what_was_put_there(tmp_path, monkeypatch):
+    """The next pieces are gathered and hashed while it still works: not in the memory that it reads."""
+    genuine = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: (time.sleep(0.002), genuine(fd, data))[1])
+    options = output.WriteOptions(awaited=lambda: True, reused=output.Reused())
+    for seed in range(10):
+        check(tmp_path / "file", pieces(np.random.default_rng(seed)) * 2, options)
 
 
 def test_without_direct_writes_the_disk_begins_before_all_is_copied(tmp_path, monkeypatch):

@@ -74,7 +74,7 @@ def _grow(place: Path, acknowledge: Acknowledge) -> None:
 def _large(place: Path, acknowledge: Acknowledge) -> None:
     """Files of several blocks that are written directly, in pieces, by a thread of their own."""
     with (
-        mock.patch.multiple(output, DIRECT_FROM=2**13, _BOUNCE=2**13, _PIECE=2**12),
+        mock.patch.multiple(output, DIRECT_FROM=2**13, _BOUNCE=2**13),
         mock.patch.object(kernel, "direct_alignment", return_value=kernel.Alignment(4096, 4096)),
     ):
         store = prepared(place)

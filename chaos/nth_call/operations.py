@@ -62,7 +62,7 @@ def _in_use(place: Path) -> Store:
 @contextlib.contextmanager
 def small_blocks() -> Iterator[None]:
     """Files of a few kilobytes are written as large ones are: directly, in pieces, by a thread of their own."""
-    with mock.patch.multiple(output, DIRECT_FROM=2**13, _BOUNCE=2**13, _PIECE=2**12):
+    with mock.patch.multiple(output, DIRECT_FROM=2**13, _BOUNCE=2**13):
         yield
 
 

@@ -95,10 +95,13 @@ def _write_part(path: Path, file: NewFile, layout: Layout | None, options: Write
 
 def _move_into_huge_pages(layout: Layout, options: WriteOptions) -> None:
     """Unless somebody waits: an emergency has no later save that would gain by it."""
-    for array in layout.arrays:
-        if options.reused is None or options.awaited() or options.cancelled():
+    if options.reused is None:
+        return
+    pages = options.reused.huge_pages
+    for array in filter(pages.worth_moving, layout.arrays):
+        if options.awaited() or options.cancelled():
             return
-        options.reused.huge_pages.move(array)
+        pages.move(array)
 
 
 def _until(cancelled: Callable[[], bool], chunks: Iterable[Buffer]) -> Iterator[Buffer]:

@@ -29,9 +29,13 @@ class HugePages:
         self._size = 0 if ruled_out else kernel.huge_page_size() or 0
         self._known: set[int] = set()  # numbers of pages
 
+    def worth_moving(self, array: npt.NDArray[Any]) -> bool:
+        """Whether the array is of a size that gains by it."""
+        return 0 < self._size <= array.nbytes <= _FRESH and array.flags.c_contiguous
+
     def move(self, array: npt.NDArray[Any]) -> None:
         """Those of its pages that hold nothing else."""
-        if not 0 < self._size <= array.nbytes <= _FRESH or not array.flags.c_contiguous:
+        if not self.worth_moving(array):
             return
         address = int(array.__array_interface__["data"][0])
         pages = range(-(-address // self._size), (address + array.nbytes) // self._size)

@@ -4,8 +4,9 @@ Through the page cache every byte is copied into fresh pages, which takes more p
 for that, because its own threads keep all cores busy. In a direct write the disk reads the caller's memory. It wants addresses and
 offsets to be multiples of a block: what is not goes through a small buffer of ours that is.
 
-Where the training waits for the save (an emergency, the end), processors are idle, and hashing and writing go on side by side. The page
-cache would be as fast then, but only from the second file on: an emergency has no second one.
+Where the training waits for the save (an emergency, the end), processors are idle, and hashing and writing go on side by side, with the
+next piece always at hand, so that the disk is never without work. The page cache would be as fast then, but only from the second file
+on: an emergency has no second one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import errno
 import fcntl
 import mmap
 import os
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
@@ -29,11 +31,11 @@ from resilient.store.huge_pages import HugePages
 Buffer = bytes | bytearray | memoryview
 
 DIRECT_FROM = 2**20  # bytes; a smaller file is not worth the calls that switch over and back
-_BOUNCE = 2**20  # one of two buffers: both fit into a core's own cache
+_BOUNCE = 2**20  # one buffer: it fits into a core's own cache, and is hashed and written from there
+_AHEAD = 2  # pieces handed to the disk at most: one that it works on, and the next
 _BEGUN = 2**23  # bytes in the page cache that the disk is told of at a time: it works while the next ones are copied
 _CACHED = 2**25  # bytes that are on their way to the disk in the page cache; fewer make the writing wait
 _DROPPED = 2**22  # of them are let go at a time
-_PIECE = 2**18  # hashed, and then copied while it is still in the cache
 
 
 def _never() -> bool:
@@ -76,7 +78,7 @@ class Output:
         self._bounce = options.reused.bounce if options.reused else Bounce(max(1, min(size, _BOUNCE)))
         self._bounce.take()  # what a file that failed has left
         self._disk: concurrent.futures.ThreadPoolExecutor | None = None  # while somebody waits
-        self._under_way: concurrent.futures.Future[None] | None = None
+        self._under_way: deque[concurrent.futures.Future[None]] = deque()
 
     def __enter__(self) -> Output:
         return self
@@ -103,16 +105,17 @@ class Output:
             if in_place and not to_block:
                 count = len(rest) - len(rest) % self._alignment.offset
                 self._flush()
-                self._digest.update(rest[:count])
-                self._put(rest[:count])
+                self._put(self._hashed(rest[:count]))
             else:
                 count = to_block if in_place else min(len(rest), self._bounce.room)
-                self._gather(rest[:count])
+                self._bounce.add(rest[:count])
+                if not self._bounce.room:
+                    self._flush()
             rest = rest[count:]
 
     def finish(self) -> str:
         """Write what is left; the checksum of everything."""
-        left = self._bounce.take()
+        left = self._hashed(self._bounce.take())
         blocks = len(left) - len(left) % self._alignment.offset
         self._put(left[:blocks])
         self._wait()
@@ -122,34 +125,31 @@ class Output:
             self._wait()
         return self._digest.hexdigest()
 
-    def _gather(self, data: memoryview) -> None:
-        for start in range(0, len(data), _PIECE):
-            piece = data[start : start + _PIECE]
-            self._digest.update(piece)
-            self._bounce.add(piece)
-        if not self._bounce.room:
-            self._flush()
-
     def _flush(self) -> None:
-        self._put(self._bounce.take())
+        self._put(self._hashed(self._bounce.take()))
+
+    def _hashed(self, data: memoryview) -> memoryview:
+        self._digest.update(data)
+        return data
 
     def _put(self, data: memoryview) -> None:
-        """Hand over to the disk, once it is done with what came before; so the other bounce buffer is free by then."""
-        self._wait()
+        """Hand over to the disk, once few enough pieces are there; so the next bounce buffer is free by then."""
         if not data:
             return
         offset, self._written = self._written, self._written + len(data)
         if self._large and self._awaited():
             # The next piece is hashed while the disk works on this one. Where nobody waits, that is not worth a second thread's turns.
             self._disk = self._disk or concurrent.futures.ThreadPoolExecutor(1, "resilient-disk")
-            self._under_way = self._disk.submit(self._write_all, data, offset)
+            self._wait(_AHEAD - 1)
+            self._under_way.append(self._disk.submit(self._write_all, data, offset))
         else:
+            self._wait()
             self._write_all(data, offset)
 
-    def _wait(self) -> None:
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
-            under_way.result()
+    def _wait(self, left: int = 0) -> None:
+        """Until the disk has that many pieces."""
+        while len(self._under_way) > left:
+            self._under_way.popleft().result()
 
     def _write_all(self, data: memoryview, offset: int) -> None:
         while data:
@@ -184,7 +184,7 @@ class Output:
 
 
 class Bounce:
-    """Two buffers at the beginning of pages: one is filled while the disk reads the other.
+    """Buffers at the beginning of pages: one is filled while the disk has the others.
 
     To be kept from one file to the next: the first use of a page costs several times the copying.
 
@@ -194,24 +194,26 @@ class Bounce:
 
     def __init__(self, size: int = _BOUNCE) -> None:
         room = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        memory = np.frombuffer(mmap.mmap(-1, 2 * room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
-        self._halves = [memory[:room], memory[room:]]
+        count = 1 + _AHEAD
+        memory = np.frombuffer(mmap.mmap(-1, count * room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+        self._buffers = deque(memory.reshape(count, room))
         self.fill = 0
 
     @property
     def room(self) -> int:
         """Bytes that still fit."""
-        return len(self._halves[0]) - self.fill
+        return len(self._buffers[0]) - self.fill
 
     def add(self, data: memoryview) -> None:
         """Copy `data` to the end."""
-        self._halves[0][self.fill : self.fill + len(data)] = np.frombuffer(data, np.uint8)
+        self._buffers[0][self.fill : self.fill + len(data)] = np.frombuffer(data, np.uint8)
         self.fill += len(data)
 
     def take(self) -> memoryview:
-        """What was added; it stays until the next call."""
-        taken = self._halves[0][: self.fill].data
-        self._halves.reverse()
+        """What was added; it stays until as many more were taken as the disk may have."""
+        taken = self._buffers[0][: self.fill].data
+        if taken:
+            self._buffers.rotate(-1)
         self.fill = 0
         return taken
 
