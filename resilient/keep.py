@@ -81,6 +81,12 @@ def ranked(manifests: Sequence[Manifest]) -> list[Manifest]:
     return sorted(same, key=lambda manifest: manifest.score or 0.0, reverse=mode == "max")
 
 
+def best_sequence(manifests: Sequence[Manifest]) -> int | None:
+    """Sequence number of the best, None where none has a score."""
+    best = ranked(manifests)
+    return best[0].sequence if best else None
+
+
 def _check_count(name: str, value: object, least: int, otherwise: str = "") -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigurationError(f"{name}={value!r} is not accepted. It has to be an integer of at least {least}{otherwise}.")

@@ -97,6 +97,7 @@ class Saver:
         self._early = 0.0  # seconds by which the last ends of epochs were saved before their time
         self._durable: Progress | None = None
         self._given_up: Snapshot | None = None
+        self._leaving = False
         self._warnings: list[str] = []
         self._lock = threading.Lock()
         self._writer: Writer[Snapshot] = Writer(self._commit, self._failed, Backoff())
@@ -168,7 +169,11 @@ class Saver:
         return self._writer.wait(deadline)
 
     def make_way(self, deadline: float | None) -> None:
-        """Give up the commit under way for the newest snapshot, if that can still be written before the deadline (monotonic)."""
+        """The process has to end by the deadline (monotonic): give up the commit under way if there is time for the newest snapshot.
+
+        What retention removes from now on is deleted at the next start.
+        """
+        self._leaving = True
         older = self._writer.superseded
         left = math.inf if deadline is None else deadline - time.monotonic()
         costs = self._overhead.costs
@@ -237,7 +242,7 @@ class Saver:
             if self._line.abandons:
                 self._store.drop_abandoned(self._line.run_id, written.sequence, self._line.abandon_from)
                 self._line.abandons = False
-            self._store.prune(self._keep)
+            self._store.prune(self._keep, hastily=self._leaving)
         except StorageError as error:
             self._warn(f"Old checkpoints could not be removed: {error}")
 

@@ -580,6 +580,20 @@ def test_at_a_stop_an_older_commit_makes_way_if_there_is_time_for_the_newer(
     assert (steps[0], steps[-1], len(steps)) == (0, 4, 2 if given_up else 3)
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_that_is_stopped_leaves_the_deleting_to_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool) -> None:
+    """Its exit waits for nothing but its state. A run that ends by itself leaves nothing."""
+    from resilient.store import Store
+
+    genuine, hasty = Store.prune, []
+    monkeypatch.setattr(Store, "prune", lambda self, keep, **how: (hasty.append(how["hastily"]), genuine(self, keep, **how))[1])
+    with contextlib.suppress(resilient.PreemptedError):
+        train(tmp_path, keep=resilient.Keep(last=1, best=0), save_every=1, callbacks=[StopAt("on_train_batch_end", 3 if stopped else 10**6)])
+    names = os.listdir(tmp_path / "checkpoints")
+    assert len([name for name in names if name.startswith("step-")]) == 1
+    assert (hasty[-1], len(names) > 1) == (stopped, stopped) and hasty == sorted(hasty) and (stopped or not any(hasty))
+
+
 def test_a_stop_in_a_validation_whose_snapshot_is_being_written_does_not_give_that_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -425,6 +425,18 @@ def test_a_dry_run_says_what_would_go_and_touches_nothing(tmp_path):
     assert store.prune(Keep(last=2, best=0)) == would and steps(would) == [0, 1, 2]
 
 
+def test_in_haste_names_go_at_once_and_data_at_the_next_start(tmp_path):
+    """To delete what is in the page cache takes longer than a process may have that has to end."""
+    store = prepared(tmp_path)
+    for step in range(3):
+        commit(store, step)
+    assert steps(store.prune(Keep(last=1, best=0), hastily=True)) == [0, 1] and steps(store.infos()) == [2]
+    trash = list((tmp_path / "checkpoints").glob(".trash-*"))
+    assert len(trash) == 2 and all((path / STATE).exists() for path in trash)
+    prepared(tmp_path)
+    assert os.listdir(tmp_path / "checkpoints") == [step_name(2)]
+
+
 def test_what_a_run_left_when_it_was_sent_back_is_dropped(tmp_path):
     """Ancestors stay: the same run's checkpoints up to the step it was sent back to. Everything newer stays as well."""
     store = prepared(tmp_path)

@@ -151,14 +151,19 @@ def _publish(temporary: Path, target: Path) -> Path | None:
 
 def discard(paths: Iterable[Path]) -> None:
     """Removes directories that have committed names, in a way that none is ever seen half deleted."""
+    for path in condemn(paths):
+        _delete(path)
+
+
+def condemn(paths: Iterable[Path]) -> list[Path]:
+    """Takes their names from directories, durably; `recover` deletes them, which takes long where the page cache holds their data."""
     trash = []
     for path in paths:
         trash.append(path.parent / f".trash-{uuid.uuid4().hex}")
         path.rename(trash[-1])
     for parent in {path.parent for path in trash}:
         sync_directory(parent)
-    for path in trash:
-        _delete(path)
+    return trash
 
 
 def recover(parent: Path) -> None:

@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from resilient.errors import CheckpointCorruptError, CheckpointMismatchError, ConfigurationError, StorageError
-from resilient.keep import Keep, ranked
+from resilient.keep import Keep, best_sequence, ranked
 from resilient.manifest import MAX_STEP, CheckpointInfo, Frozen, Manifest, parse_step_name, step_name
 from resilient.store import parts
-from resilient.store.commit import discard, move, recover, write_checkpoint, write_note
+from resilient.store.commit import condemn, discard, move, recover, write_checkpoint, write_note
 from resilient.store.files import make_directories
 from resilient.store.oserrors import storage_errors
 from resilient.store.output import Reused, WriteOptions
@@ -177,7 +177,7 @@ class Store:
     def infos(self) -> list[CheckpointInfo]:
         """Descriptions of the checkpoints, oldest first; [] where there are none or the directory does not exist."""
         manifests = self.manifests()
-        best = _best_sequence(manifests)
+        best = best_sequence(manifests)
         return [self._describe(manifest, best) for manifest in manifests]
 
     def load(self, step: int) -> Checkpoint:
@@ -286,7 +286,7 @@ class Store:
 
     # -- retention -------------------------------------------------------------------------------------------------------------
 
-    def prune(self, keep: Keep, *, dry_run: bool = False) -> list[CheckpointInfo]:
+    def prune(self, keep: Keep, *, dry_run: bool = False, hastily: bool = False) -> list[CheckpointInfo]:
         """Removes what `keep` does not want; never the newest valid checkpoint, and never a damaged one.
 
         The newest is verified unless this object wrote or read it before. The others are checked for presence and size only: re-reading all
@@ -295,13 +295,15 @@ class Store:
         Args:
             keep: which ones stay.
             dry_run: remove nothing.
+            hastily: leave the deleting to the next `prepare`.
 
         Returns:
             What was (with `dry_run`: would be) removed, oldest first.
         """
         sound = self._sound()
         survivors = keep.survivors(sound)
-        return self._remove([manifest for manifest in sound if manifest.sequence not in survivors], sound, dry_run=dry_run)
+        doomed = [manifest for manifest in sound if manifest.sequence not in survivors]
+        return self._remove(doomed, sound, dry_run=dry_run, hastily=hastily)
 
     def drop_abandoned(self, run_id: str, since_sequence: int, from_step: int | None) -> list[CheckpointInfo]:
         """Removes the checkpoints that a run sent back to an earlier point has left behind.
@@ -323,7 +325,7 @@ class Store:
             for manifest in manifests
             if manifest.sequence < since_sequence and (manifest.run_id != run_id or from_step is None or manifest.progress.step > from_step)
         ]
-        return self._remove(abandoned, manifests, dry_run=False)
+        return self._remove(abandoned, manifests)
 
     def _sound(self) -> list[Manifest]:
         """Checkpoints that are there in full by their sizes, oldest first; the last of them is verified."""
@@ -345,11 +347,13 @@ class Store:
         except (Absent, Damaged):
             return False
 
-    def _remove(self, manifests: Sequence[Manifest], among: Sequence[Manifest], *, dry_run: bool) -> list[CheckpointInfo]:
-        best = _best_sequence(among)
+    def _remove(
+        self, manifests: Sequence[Manifest], among: Sequence[Manifest], *, dry_run: bool = False, hastily: bool = False
+    ) -> list[CheckpointInfo]:
+        best = best_sequence(among)
         if not dry_run:
             with storage_errors("remove old checkpoints", self._checkpoints):
-                discard(self._path(manifest.progress.step) for manifest in manifests)
+                (condemn if hastily else discard)(self._path(manifest.progress.step) for manifest in manifests)
         return [self._describe(manifest, best) for manifest in manifests]
 
     # -- shared ----------------------------------------------------------------------------------------------------------------
@@ -388,13 +392,8 @@ class Store:
     def _read(self, step: int) -> Checkpoint:
         checkpoint = read_checkpoint(self._path(step))
         self._known_valid.add((step, checkpoint.manifest.sequence))
-        return dataclasses.replace(checkpoint, best=checkpoint.manifest.sequence == _best_sequence(self.manifests()))
+        return dataclasses.replace(checkpoint, best=checkpoint.manifest.sequence == best_sequence(self.manifests()))
 
 
 def _oldest_first(manifests: Iterable[Manifest]) -> list[Manifest]:
     return sorted(manifests, key=lambda manifest: (manifest.sequence, manifest.progress.step))
-
-
-def _best_sequence(manifests: Sequence[Manifest]) -> int | None:
-    best = ranked(manifests)
-    return best[0].sequence if best else None
