@@ -106,11 +106,13 @@ def _hang(_order: dict[str, Any]) -> NoReturn:
 
 
 def _hoard(order: dict[str, Any]) -> NoReturn:
-    if not order["limited"]:
+    limited = order["limited"]
+    if not limited:
         resource.setrlimit(resource.RLIMIT_AS, (_SPACE, _SPACE))
     hoard = []
     while True:
-        hoard.append(b"\1" * _HOARD)
+        # Memory counts once it is touched; address space counts at once, and to touch all of it may take longer than a hang is allowed to.
+        hoard.append(b"\1" * _HOARD if limited else bytes(_HOARD))
 
 
 _ACTS = {"exit": _exit, "raise": _raise, "abort": _abort, "hang": _hang, "hoard": _hoard}
