@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from resilient.manifest import Frozen, Manifest, Progress
-from resilient.store import Checkpoint, Store
+from resilient.store import Checkpoint, Store, WriteOptions
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 # For work on many checkpoints that no power cut is part of: a SIGKILL loses nothing that was written, be it synced or not.
@@ -58,10 +58,10 @@ def tensors(value: int, blocks: int = 0) -> dict[str, dict[str, Any]]:
     }
 
 
-def commit(store: Store, step: int, sequence: int | None = None, blocks: int = 0, **changes: Any) -> Manifest:
+def commit(store: Store, step: int, sequence: int | None = None, blocks: int = 0, *, awaited: bool = False, **changes: Any) -> Manifest:
     """Commits a sample checkpoint whose tensors hold its sequence."""
     made = manifest(step, sequence, **changes)
-    return store.commit(made, tensors(made.sequence, blocks), FROZEN)
+    return store.commit(made, tensors(made.sequence, blocks), FROZEN, options=WriteOptions(awaited=lambda: awaited))
 
 
 def prepared(directory: Path) -> Store:

@@ -116,7 +116,6 @@ class RunCallbacks(keras.callbacks.CallbackList):
         self._more = False
         self._offset = 0  # batches of the epoch before Keras' first
         self._phantom = False  # whether the epoch has no batches left, so that the one Keras insists on is not real
-        self._heard = True  # whether any callback listens to the ends of batches
         self._begun = False
         self._trained_here = False
         self._pending: Snapshot | None = None
@@ -177,7 +176,6 @@ class RunCallbacks(keras.callbacks.CallbackList):
             super().on_epoch_begin(epoch, logs)
         elif self._progbar is not None:
             self._progbar.on_epoch_begin(epoch)
-        self._heard = keras_private.listen_to_batch_ends(self.callbacks)
         self._data.seek(epoch, skip)  # after the caller's callbacks, as in Keras: they may set something on the data
         if self._stop.requested:  # fetching a batch may have taken long
             self._leave()
@@ -192,7 +190,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
         if self._phantom:
             return
         if not self.left_out:
-            if self._heard:  # Keras tells them on another thread, which costs as much as all that follows
+            # Keras may tell them on another thread, and the handing over costs as much as all that follows.
+            if keras_private.listen_to_batch_ends(self.callbacks):
                 super().on_train_batch_end(batch + self._offset, logs)
             self._last_logs = logs
         last = self._count(batch)

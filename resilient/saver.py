@@ -97,7 +97,7 @@ class Saver:
         self._early = 0.0  # seconds by which the last ends of epochs were saved before their time
         self._durable: Progress | None = None
         self._given_up: Snapshot | None = None
-        self._leaving = False
+        self._hasty = False
         self._warnings: list[str] = []
         self._lock = threading.Lock()
         self._writer: Writer[Snapshot] = Writer(self._commit, self._failed, Backoff())
@@ -169,11 +169,11 @@ class Saver:
         return self._writer.wait(deadline)
 
     def make_way(self, deadline: float | None) -> None:
-        """The process has to end by the deadline (monotonic): give up the commit under way if there is time for the newest snapshot.
+        """Training ends, by the deadline (monotonic) if there is one: give up the commit under way if the newest snapshot has time.
 
-        What retention removes from now on is deleted at the next start.
+        Where there is a deadline, what retention does not keep from now on is deleted at the next start.
         """
-        self._leaving = True
+        self._hasty = deadline is not None
         older = self._writer.superseded
         left = math.inf if deadline is None else deadline - time.monotonic()
         costs = self._overhead.costs
@@ -242,7 +242,7 @@ class Saver:
             if self._line.abandons:
                 self._store.drop_abandoned(self._line.run_id, written.sequence, self._line.abandon_from)
                 self._line.abandons = False
-            self._store.prune(self._keep, hastily=self._leaving)
+            self._store.prune(self._keep, hastily=self._hasty)
         except StorageError as error:
             self._warn(f"Old checkpoints could not be removed: {error}")
 

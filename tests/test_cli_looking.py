@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,17 @@ def test_prune_removes_what_no_rule_keeps_and_a_dry_run_nothing(tmp_path):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [step_name(10), step_name(25)]
     assert cli("verify", run).stdout == "3 checkpoints verified, 0 problems.\n"
     assert cli("prune", run, *options).stdout == "0 checkpoints (0 B) removed.\n"
+
+
+def test_prune_makes_room_of_what_a_stopped_run_has_left(tmp_path):
+    """A process that had to end left the deleting to others; a dry run touches nothing."""
+    run = a_run(tmp_path)
+    trash = run / "checkpoints" / f".trash-{'0' * 32}"
+    shutil.copytree(place(run, 10), trash)
+    cli("prune", run, "--dry-run")
+    assert trash.exists()
+    cli("prune", run)
+    assert not trash.exists()
 
 
 def test_prune_every_takes_epochs_and_durations(tmp_path):

@@ -218,7 +218,7 @@ def test_damage_and_what_was_left_behind_are_found(tmp_path, quick):
     (run / "checkpoints" / f".tmp-{'a' * 32}").mkdir()
     found = list(examine(run, environ={}))
     assert levels(found)["checkpoint"] is Level.PROBLEM and levels(found)["quarantine"] is Level.WARNING
-    assert "1 unfinished" in the(found, "leftovers").text
+    assert "1 unfinished or removed" in the(found, "leftovers").text
     assert cli("doctor", run, code=1).returncode == 1
 
 

@@ -580,15 +580,38 @@ def test_at_a_stop_an_older_commit_makes_way_if_there_is_time_for_the_newer(
     assert (steps[0], steps[-1], len(steps)) == (0, 4, 2 if given_up else 3)
 
 
+@pytest.mark.parametrize("moment", ["on_train_begin", "on_epoch_begin", "on_train_batch_begin"])
+def test_a_callback_may_begin_to_listen_to_batches_at_any_time(tmp_path: Path, moment: str) -> None:
+    """A profiler does. As long as nobody listens, nobody is told, which is the faster way."""
+    heard: list[int] = []
+
+    class Late(keras.callbacks.Callback):
+        pass
+
+    def begin(self: Any, number: Any = None, logs: Any = None) -> None:
+        if number in (None, 0):
+            self.on_train_batch_end = lambda batch, logs=None: heard.append(batch)
+
+    setattr(Late, moment, begin)
+    train(tmp_path, epochs=1, callbacks=[Late()])
+    assert heard == list(range(len(X) // 8))
+
+
 @pytest.mark.parametrize("stopped", [False, True])
-def test_a_run_that_is_stopped_leaves_the_deleting_to_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool) -> None:
+def test_a_run_that_is_stopped_leaves_the_deleting_to_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
     """Its exit waits for nothing but its state. A run that ends by itself leaves nothing."""
     from resilient.store import Store
 
-    genuine, hasty = Store.prune, []
-    monkeypatch.setattr(Store, "prune", lambda self, keep, **how: (hasty.append(how["hastily"]), genuine(self, keep, **how))[1])
+    commit, prune, hasty = Store.commit, Store.prune, []
+    # Slow enough that the training says that it leaves before its last snapshot is on disk.
+    monkeypatch.setattr(Store, "commit", lambda self, *what, **how: (time.sleep(0.05), commit(self, *what, **how))[1])
+    monkeypatch.setattr(Store, "prune", lambda self, keep, **how: (hasty.append(how["hastily"]), prune(self, keep, **how))[1])
     with contextlib.suppress(resilient.PreemptedError):
-        train(tmp_path, keep=resilient.Keep(last=1, best=0), save_every=1, callbacks=[StopAt("on_train_batch_end", 3 if stopped else 10**6)])
+        train(
+            tmp_path, keep=resilient.Keep(last=1, best=0), save_every=1, callbacks=[StopAt("on_train_batch_end", 3 if stopped else 10**6)]
+        )
     names = os.listdir(tmp_path / "checkpoints")
     assert len([name for name in names if name.startswith("step-")]) == 1
     assert (hasty[-1], len(names) > 1) == (stopped, stopped) and hasty == sorted(hasty) and (stopped or not any(hasty))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unittest.mock
 
 import keras
 import numpy as np
@@ -249,3 +250,4 @@ def test_who_listens_to_the_ends_of_batches_is_known(hook):
     late = Silent()
     setattr(late, hook, lambda batch, logs=None: None)
     assert keras_private.listen_to_batch_ends([late])
+    assert keras_private.listen_to_batch_ends([unittest.mock.Mock(spec=keras.callbacks.Callback)])

@@ -342,6 +342,22 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_leaves_nothing(small_disk):
     assert steps(store.infos()) == [1, 2]
 
 
+def test_what_fills_a_disk_and_is_removed_already_makes_room(tmp_path, monkeypatch):
+    """A run that was stopped left it: the next start must not fail for want of the room that it is about to make."""
+    commit(prepared(tmp_path), 1)
+    trash = tmp_path / "checkpoints" / f".trash-{'0' * 32}"
+    (tmp_path / "checkpoints" / step_name(1)).rename(trash)
+    genuine = Path.mkdir
+
+    def mkdir(self, *how, **more):
+        if trash.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        genuine(self, *how, **more)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert leftovers(prepared(tmp_path).directory) == []
+
+
 def test_a_read_only_disk_is_one_sentence_and_can_still_be_read(small_disk):
     """Restoring from a read-only copy works, also past a damaged checkpoint that cannot be moved."""
     store = prepared(small_disk / "run")

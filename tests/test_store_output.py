@@ -76,10 +76,11 @@ def test_what_somebody_waits_for_is_hashed_while_the_disk_works(tmp_path, monkey
 def test_a_slow_disk_finds_in_its_buffers_what_was_put_there(tmp_path, monkeypatch):
     """The next pieces are gathered and hashed while it still works: not in the memory that it reads."""
     genuine = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: (time.sleep(0.002), genuine(fd, data))[1])
-    options = output.WriteOptions(awaited=lambda: True, reused=output.Reused())
-    for seed in range(10):
-        check(tmp_path / "file", pieces(np.random.default_rng(seed)) * 2, options)
+    monkeypatch.setattr(kernel, "direct_alignment", lambda fd: kernel.Alignment(4096, 4096))
+    monkeypatch.setattr(os, "write", lambda fd, data: (time.sleep(0.01), genuine(fd, data))[1])
+    memory = np.random.default_rng(0).integers(0, 256, 7 * MEGABYTE, np.uint8)
+    askew = memory[-memory.ctypes.data % 4096 + 64 :].data  # all of it goes through the buffers
+    check(tmp_path / "file", [askew], output.WriteOptions(awaited=lambda: True, reused=output.Reused()))
 
 
 def test_without_direct_writes_the_disk_begins_before_all_is_copied(tmp_path, monkeypatch):
@@ -135,15 +136,27 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
     check(tmp_path / "file", [np.arange(MEGABYTE // 2, dtype=np.int32).data.cast("B"), b"end"])
 
 
-def test_an_error_of_the_disk_reaches_the_caller(tmp_path, monkeypatch):
-    """Also where it belongs to a write that was under way while the next piece was hashed."""
+@pytest.mark.parametrize("refused", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("awaited", [False, True])
+def test_an_error_of_the_disk_reaches_the_caller(tmp_path, monkeypatch, awaited, refused):
+    """Whichever piece it meets, also one that was under way or queued while the next was hashed; and nothing is written after it."""
+    genuine, calls = os.write, []
 
     def write(fd, data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        calls.append(len(data))
+        time.sleep(0.005)
+        if len(calls) == refused:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return genuine(fd, data)
 
     monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(kernel, "direct_alignment", lambda fd: kernel.Alignment(4096, 4096))
+    memory = np.zeros(6 * MEGABYTE, np.uint8)
+    start = -memory.ctypes.data % 4096
+    chunks = [memory[start : start + MEGABYTE].data] * 5
     with pytest.raises(OSError, match="No space left"):
-        check(tmp_path / "file", [bytes(MEGABYTE)] * 4)
+        check(tmp_path / "file", chunks, output.WriteOptions(awaited=lambda: awaited))
+    assert len(calls) <= refused + (1 if awaited else 0)
 
 
 def test_big_tensors_are_not_copied_on_their_way(tmp_path, monkeypatch):

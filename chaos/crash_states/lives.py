@@ -79,7 +79,7 @@ def _large(place: Path, acknowledge: Acknowledge) -> None:
     ):
         store = prepared(place)
         for sequence in (1, 2):
-            commit(store, 10 * sequence, sequence, blocks=9)
+            commit(store, 10 * sequence, sequence, blocks=9, awaited=True)
             acknowledge(NEWEST, sequence)
         store.prune(Keep(last=1, best=0))
 

@@ -72,7 +72,7 @@ def _save(place: Path) -> None:
 
 def _save_large(place: Path) -> None:
     with small_blocks():
-        commit(_in_use(place), 3, blocks=9)
+        commit(_in_use(place), 3, blocks=9, awaited=True)
 
 
 def _replace(place: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 ORDER, POISON, DEEDS, VIOLATIONS, WORKERS, ALONE = "order.json", "poison.json", "deeds.jsonl", "violations", "workers", "alone"
 _PLACE = "CHAOS_PLACE"  # in the environment of a worker
 _HOARD = 1 << 16  # bytes taken at a time
+_MUCH = 1 << 26
 _SPACE = 4 << 30  # bytes of address space, where no memory cgroup is there to set the limit
 
 
@@ -106,13 +107,14 @@ def _hang(_order: dict[str, Any]) -> NoReturn:
 
 
 def _hoard(order: dict[str, Any]) -> NoReturn:
-    limited = order["limited"]
-    if not limited:
-        resource.setrlimit(resource.RLIMIT_AS, (_SPACE, _SPACE))
     hoard = []
+    if not order["limited"]:
+        resource.setrlimit(resource.RLIMIT_AS, (_SPACE, _SPACE))
+        with contextlib.suppress(MemoryError):  # memory of this size is not touched, which could take as long as a hang
+            while True:
+                hoard.append(bytes(_MUCH))
     while True:
-        # Memory counts once it is touched; address space counts at once, and to touch all of it may take longer than a hang is allowed to.
-        hoard.append(b"\1" * _HOARD if limited else bytes(_HOARD))
+        hoard.append(b"\1" * _HOARD)
 
 
 _ACTS = {"exit": _exit, "raise": _raise, "abort": _abort, "hang": _hang, "hoard": _hoard}

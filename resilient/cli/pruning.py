@@ -22,7 +22,10 @@ def prune_run(directory: Path, keep_last: int, keep_best: int, every: str | None
     keep = _rules(keep_last, keep_best, every)
     path = reading.run_directory(directory)
     with contextlib.nullcontext() if dry_run else RunLock(path), sign_of_life("looking through the checkpoints"):
-        removed = Store(path).prune(keep, dry_run=dry_run)
+        store = Store(path)
+        if not dry_run:
+            store.sweep()
+        removed = store.prune(keep, dry_run=dry_run)
     if json:
         tables.print_json({"dry_run": dry_run, "removed": [tables.as_json(info) for info in removed]})
         return 0

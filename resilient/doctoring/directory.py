@@ -45,11 +45,11 @@ def _held(name: str, found: Holder, path: Path) -> Item:
 
 
 def leftovers(directory: Path, *, lives: bool) -> Iterator[Item]:
-    """What killed processes have left behind, and what was found damaged."""
+    """What processes that were killed or had to end have left behind, and what was found damaged."""
     folders = [directory, *(path for path in directory.iterdir() if path.is_dir() and path.name not in (QUARANTINE,))]
     found = [path for folder in folders for path in _listed(folder) if path.name.startswith(_TEMPORARY)]
     if found and not lives:
-        yield ok("leftovers", f"{len(found)} unfinished, {_size(found)}: the next start sweeps them away.")
+        yield ok("leftovers", f"{len(found)} unfinished or removed, {_size(found)}: the next start sweeps them away.")
     quarantine = [path for path in _listed(directory / QUARANTINE) if not path.name.endswith(".reason.txt")]
     if quarantine:
         text = f"{', '.join(path.name for path in quarantine)} ({_size(quarantine)}) was found damaged and moved away."

@@ -1,7 +1,8 @@
 """The commit protocol: a checkpoint appears under its name complete and durable, or not at all.
 
 Temporary sibling directory -> every file written and fsynced -> manifest last, fsync -> fsync the directory -> rename -> fsync the
-parent. Only then is it acknowledged. Removal goes the other way: rename to a trash name, fsync the parent, delete.
+parent. Only then is it acknowledged. Removal goes the other way: rename to a trash name, fsync the parent, delete (now or at the next
+start).
 """
 
 from __future__ import annotations

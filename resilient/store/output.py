@@ -85,7 +85,7 @@ class Output:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._disk is not None:
-            self._disk.shutdown()
+            self._disk.shutdown(cancel_futures=True)  # what is queued behind an error would go to the wrong place
 
     @property
     def accepted(self) -> int:
@@ -189,10 +189,11 @@ class Bounce:
     To be kept from one file to the next: the first use of a page costs several times the copying.
 
     Args:
-        size: bytes of each.
+        size: bytes of each; None for what is usual.
     """
 
-    def __init__(self, size: int = _BOUNCE) -> None:
+    def __init__(self, size: int | None = None) -> None:
+        size = size or _BOUNCE
         room = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         count = 1 + _AHEAD
         memory = np.frombuffer(mmap.mmap(-1, count * room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)

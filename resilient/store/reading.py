@@ -10,7 +10,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
-import functools
 import mmap
 import os
 import stat
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from resilient.store.safetensors_format import Array
 
 _READERS = 4
-_SMALL = 2**17  # bytes of a manifest that is worth remembering
-_decode_once = functools.lru_cache(maxsize=16)(decode)  # retention looks at the same few after every save
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # NONBLOCK: a pipe in a file's place must not block us
 
@@ -56,6 +53,17 @@ class Damaged(Exception):  # noqa: N818 (a finding that is caught inside the roo
 
 class Absent(Exception):  # noqa: N818
     """There is no directory of that name (any more)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something in a run directory that is not what was saved: where, and in which way."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +98,15 @@ class Checkpoint:
         return describe(self.manifest, self.path, best=self.best)
 
 
+Known = dict[str, tuple[bytes, Manifest]]  # name of a directory -> its manifest, as bytes and decoded
+
+
 def describe(manifest: Manifest, path: Path, *, best: bool) -> CheckpointInfo:
     """The public description of the checkpoint at `path`."""
     progress = manifest.progress
-    return CheckpointInfo(progress.step, progress.epoch, progress.batch, manifest.metrics, best, path, manifest.nbytes, manifest.created)
+    return CheckpointInfo(
+        progress.step, progress.epoch, progress.batch, dict(manifest.metrics), best, path, manifest.nbytes, manifest.created
+    )
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -105,26 +118,28 @@ def read_manifest(path: Path) -> Manifest:
         StorageError: the reason lies outside the checkpoint.
     """
     with _opened(path) as directory:
-        return _manifest(path, directory)
+        return _manifest(path, directory, {})
 
 
-def check_sizes(path: Path) -> Manifest:
-    """Like `read_manifest`, and every listed file exists in its size: what can be known without reading the data."""
+def check_sizes(path: Path, known: Known | None = None) -> Manifest:
+    """Like `read_manifest`, and every listed file exists in its size: what can be known without reading the data.
+
+    Args:
+        path: of the checkpoint.
+        known: manifests that need not be decoded again; those that are get there.
+    """
     with _opened(path) as directory:
-        manifest = _manifest(path, directory)
+        manifest = _manifest(path, directory, {} if known is None else known)
         for name, entry in manifest.files.items():
-            try:
-                status = os.stat(name, dir_fd=directory, follow_symlinks=False)  # opening each would take four times as long
-            except OSError as error:
-                raise _finding(error, path / name, name) from error
-            _check_status(name, status, entry)
+            with _opened_file(path, directory, name) as fd:
+                _check_size(name, fd, entry)
         return manifest
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint at `path`, everything of it verified. Raises as `read_manifest`."""
     with _opened(path) as directory:
-        manifest = _manifest(path, directory)
+        manifest = _manifest(path, directory, {})
         with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
             futures = {name: pool.submit(_read_tensors, path, directory, name, entry) for name, entry in manifest.files.items()}
             tensors = {name: future.result() for name, future in futures.items()}
@@ -178,7 +193,8 @@ def _opened_file(path: Path, directory: int, name: str) -> Iterator[int]:
     try:
         fd = os.open(name, _FILE, dir_fd=directory)
         try:
-            _check_kind(name, os.fstat(fd))
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise Damaged(f"{name} is not a regular file")
             yield fd
         finally:
             _close(fd)
@@ -186,20 +202,24 @@ def _opened_file(path: Path, directory: int, name: str) -> Iterator[int]:
         raise _finding(error, path / name, name) from error
 
 
-def _manifest(path: Path, directory: int) -> Manifest:
+def _manifest(path: Path, directory: int, known: Known) -> Manifest:
     with _opened_file(path, directory, MANIFEST_NAME) as fd:
         size = os.fstat(fd).st_size
         if size > MAX_MANIFEST_BYTES:
             raise Damaged(f"{MANIFEST_NAME} has {size} bytes")
         data = _read_whole(fd, size)
+    before, manifest = known.get(path.name, (None, None))
+    if manifest is not None and before == data:
+        return manifest
     try:
-        manifest = (_decode_once if size <= _SMALL else decode)(data, os.fspath(path / MANIFEST_NAME))
+        manifest = decode(data, os.fspath(path / MANIFEST_NAME))
     except CheckpointCorruptError as error:
         why = str(error).partition(" is damaged: ")[2].removesuffix(" An older checkpoint has to be used.").rstrip(".")
         raise Damaged(f"its manifest is damaged: {why}") from error
     step = parse_step_name(path.name)
     if step is not None and step != manifest.progress.step:
         raise Damaged(f"its manifest is that of step {manifest.progress.step}")
+    known[path.name] = data, manifest
     return manifest
 
 
@@ -211,20 +231,15 @@ def _read_whole(fd: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _check_kind(name: str, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise Damaged(f"{name} is {'a symbolic link' if stat.S_ISLNK(status.st_mode) else 'not a regular file'}")
-
-
-def _check_status(name: str, status: os.stat_result, entry: FileEntry) -> None:
-    _check_kind(name, status)
-    if status.st_size != entry.size:
-        raise Damaged(f"{name} has {status.st_size} bytes instead of {entry.size}")
+def _check_size(name: str, fd: int, entry: FileEntry) -> None:
+    size = os.fstat(fd).st_size
+    if size != entry.size:
+        raise Damaged(f"{name} has {size} bytes instead of {entry.size}")
 
 
 def _read_tensors(path: Path, directory: int, name: str, entry: FileEntry) -> Mapping[str, Array]:
     with _opened_file(path, directory, name) as fd:
-        _check_status(name, os.fstat(fd), entry)
+        _check_size(name, fd, entry)
         try:
             content = _mapped(fd, entry.size)
             if checksum(fd, content) != entry.xxh3_128:

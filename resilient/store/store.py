@@ -19,7 +19,7 @@ from resilient.store.commit import condemn, discard, move, recover, write_checkp
 from resilient.store.files import make_directories
 from resilient.store.oserrors import storage_errors
 from resilient.store.output import Reused, WriteOptions
-from resilient.store.reading import Absent, Checkpoint, Damaged, check_sizes, describe, read_checkpoint, read_manifest
+from resilient.store.reading import Absent, Checkpoint, Damaged, Known, Problem, check_sizes, describe, read_checkpoint, read_manifest
 
 CHECKPOINTS = "checkpoints"
 FINAL = "final"
@@ -29,17 +29,6 @@ _ATTEMPTS = 100
 _T = TypeVar("_T")
 
 OnQuarantine = Callable[[str, str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """Something in a run directory that is not what was saved: where, and in which way."""
-
-    path: Path
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 class Store:
@@ -55,6 +44,7 @@ class Store:
         self._known_valid: set[tuple[int, int]] = set()  # (step, sequence) of what this object wrote or verified
         self._earlier: dict[str, parts.Earlier] = {}  # frozen parts that the next commit may link to
         self._reused: Reused | None = None  # from the first commit on
+        self._decoded: Known = {}  # what retention has seen before
 
     # -- writing ---------------------------------------------------------------------------------------------------------------
 
@@ -69,8 +59,16 @@ class Store:
         with storage_errors("create the checkpoint directory", self._checkpoints):
             make_directories(self._checkpoints)
         with storage_errors("write to the run directory", self.directory):
+            self.sweep()  # first: where the disk is full, that makes room
             for parent in (self.directory, self._checkpoints):
-                (parent / f".tmp-{uuid.uuid4().hex}").mkdir()  # swept by the next line
+                probe = parent / f".tmp-{uuid.uuid4().hex}"
+                probe.mkdir()
+                probe.rmdir()
+
+    def sweep(self) -> None:
+        """Cleans up after processes that were killed or had to end."""
+        with storage_errors("clean up", self.directory):
+            for parent in filter(Path.is_dir, (self.directory, self._checkpoints)):
                 recover(parent)
 
     def commit(
@@ -295,7 +293,7 @@ class Store:
         Args:
             keep: which ones stay.
             dry_run: remove nothing.
-            hastily: leave the deleting to the next `prepare`.
+            hastily: leave the deleting to `sweep`.
 
         Returns:
             What was (with `dry_run`: would be) removed, oldest first.
@@ -329,14 +327,16 @@ class Store:
 
     def _sound(self) -> list[Manifest]:
         """Checkpoints that are there in full by their sizes, oldest first; the last of them is verified."""
-        sound = _oldest_first(manifest for name in self._names() if (manifest := self._present(name)) is not None)
+        names = self._names()
+        self._decoded = {name: known for name, known in self._decoded.items() if name in names}
+        sound = _oldest_first(manifest for name in names if (manifest := self._present(name)) is not None)
         while sound and not self._is_valid(sound[-1]):
             sound.pop()
         return sound
 
     def _present(self, name: str) -> Manifest | None:
         with contextlib.suppress(Absent, Damaged, CheckpointMismatchError):
-            return check_sizes(self._checkpoints / name)
+            return check_sizes(self._checkpoints / name, self._decoded)
         return None
 
     def _is_valid(self, manifest: Manifest) -> bool:
