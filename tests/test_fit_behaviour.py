@@ -589,7 +589,7 @@ def test_a_callback_may_begin_to_listen_to_batches_at_any_time(tmp_path: Path, m
         pass
 
     def begin(self: Any, number: Any = None, logs: Any = None) -> None:
-        if number in (None, 0):
+        if not number:  # the first, or logs
             self.on_train_batch_end = lambda batch, logs=None: heard.append(batch)
 
     setattr(Late, moment, begin)
