@@ -47,7 +47,7 @@ def stall(found: Results, axes: Any) -> None:
     """Cost of a save over the size of the state."""
     sizes = found["stall"]["sizes"]
     for name in dict.fromkeys(name for size in sizes for name in size["cost"] if name != Method.name):
-        points = [(size["bytes"] / 1e6, size["cost"][name]) for size in sizes if name in size["cost"] and size["cost"][name]["median"] > 0]
+        points = [(size["bytes"] / 1e6, size["cost"][name]) for size in sizes if name in size["cost"] and size["cost"][name]["low"] > 0]
         at, middle = [mb for mb, _ in points], np.array([one["median"] for _, one in points])
         errors = [[max(0, one["median"] - max(one["low"], 0)) for _, one in points], [one["high"] - one["median"] for _, one in points]]
         colour, marker = _STYLES[name]

@@ -136,7 +136,7 @@ def tables(figures: dict[str, Any]) -> list[Table]:
 
 
 def _ratio(size: dict[str, Any], name: str) -> str:
-    if name not in size["cost"] or size["cost"][name]["median"] <= 0:  # what costs less than the noise has no ratio
+    if name not in size["cost"] or size["cost"][name]["low"] <= 0:  # what is lost in the noise has no ratio
         return "-"
     return times(ratio(size["cost"][OURS], size["cost"][name]))
 
