@@ -49,7 +49,7 @@ def leftovers(directory: Path, *, lives: bool) -> Iterator[Item]:
     folders = [directory, *(path for path in directory.iterdir() if path.is_dir() and path.name not in (QUARANTINE,))]
     found = [path for folder in folders for path in _listed(folder) if path.name.startswith(_TEMPORARY)]
     if found and not lives:
-        yield ok("leftovers", f"{len(found)} unfinished or removed, {_size(found)}: the next start sweeps them away.")
+        yield ok("leftovers", f"{len(found)} unfinished or removed, {_size(found)}: the next start sweeps them away, or `resilient prune`.")
     quarantine = [path for path in _listed(directory / QUARANTINE) if not path.name.endswith(".reason.txt")]
     if quarantine:
         text = f"{', '.join(path.name for path in quarantine)} ({_size(quarantine)}) was found damaged and moved away."
