@@ -49,7 +49,7 @@ def stall(found: Results, axes: Any) -> None:
     for name in dict.fromkeys(name for size in sizes for name in size["cost"] if name != Method.name):
         points = [(size["bytes"] / 1e6, size["cost"][name]) for size in sizes if name in size["cost"] and size["cost"][name]["low"] > 0]
         at, middle = [mb for mb, _ in points], np.array([one["median"] for _, one in points])
-        errors = [[max(0, one["median"] - max(one["low"], 0)) for _, one in points], [one["high"] - one["median"] for _, one in points]]
+        errors = [[one["median"] - one["low"] for _, one in points], [one["high"] - one["median"] for _, one in points]]
         colour, marker = _STYLES[name]
         width = 2.4 if name == "resilient" else 1.4
         axes.errorbar(at, middle * 1e3, np.array(errors) * 1e3, color=colour, marker=marker, label=name, linewidth=width, capsize=2)

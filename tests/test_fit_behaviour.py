@@ -597,24 +597,37 @@ def test_a_callback_may_begin_to_listen_to_batches_at_any_time(tmp_path: Path, m
     assert heard == list(range(len(X) // 8))
 
 
-@pytest.mark.parametrize("stopped", [False, True])
-def test_a_run_that_is_stopped_leaves_the_deleting_to_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+@pytest.mark.parametrize("listens", [False, True])
+def test_keras_hands_over_the_ends_of_batches_only_where_somebody_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listens: bool
 ) -> None:
-    """Its exit waits for nothing but its state. A run that ends by itself leaves nothing."""
+    """It may do so on a thread of its own, which takes as long as all that `fit` does at the end of a batch."""
+    kind, handed = keras.callbacks.CallbackList, []
+    genuine = kind.on_train_batch_end
+    monkeypatch.setattr(kind, "on_train_batch_end", lambda self, batch, logs=None: (handed.append(batch), genuine(self, batch, logs))[1])
+    listener = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
+    train(tmp_path, epochs=1, callbacks=[listener] if listens else [])
+    assert handed == (list(range(len(X) // 8)) if listens else [])
+
+
+@pytest.mark.parametrize("stopped_by", [None, signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_has_to_end_leaves_the_deleting_to_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_by: int | None
+) -> None:
+    """Its exit waits for nothing but its state. A run that ends by itself, or that nobody presses (Ctrl-C), leaves nothing."""
     from resilient.store import Store
 
     commit, prune, hasty = Store.commit, Store.prune, []
     # Slow enough that the training says that it leaves before its last snapshot is on disk.
     monkeypatch.setattr(Store, "commit", lambda self, *what, **how: (time.sleep(0.05), commit(self, *what, **how))[1])
     monkeypatch.setattr(Store, "prune", lambda self, keep, **how: (hasty.append(how["hastily"]), prune(self, keep, **how))[1])
+    stop = [StopAt("on_train_batch_end", 3, stopped_by)] if stopped_by else []
     with contextlib.suppress(resilient.PreemptedError):
-        train(
-            tmp_path, keep=resilient.Keep(last=1, best=0), save_every=1, callbacks=[StopAt("on_train_batch_end", 3 if stopped else 10**6)]
-        )
+        train(tmp_path, keep=resilient.Keep(last=1, best=0), save_every=1, callbacks=stop)
+    pressed = stopped_by == signal.SIGTERM
     names = os.listdir(tmp_path / "checkpoints")
     assert len([name for name in names if name.startswith("step-")]) == 1
-    assert (hasty[-1], len(names) > 1) == (stopped, stopped) and hasty == sorted(hasty) and (stopped or not any(hasty))
+    assert (hasty[-1], len(names) > 1) == (pressed, pressed) and hasty == sorted(hasty) and (pressed or not any(hasty))
 
 
 def test_a_stop_in_a_validation_whose_snapshot_is_being_written_does_not_give_that_up(

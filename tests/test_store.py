@@ -431,6 +431,18 @@ def test_prune_removes_nothing_where_nothing_is_valid(tmp_path):
     assert Store(tmp_path).prune(Keep(last=1)) == [] and steps(store.infos()) == [1, 2, 3]
 
 
+def test_retention_notices_a_manifest_that_is_not_what_it_was(tmp_path):
+    """Also one that this very object has looked at before, and of the same size: a damaged checkpoint does not count."""
+    store = prepared(tmp_path)
+    for step in range(4):
+        commit(store, step)
+        store.prune(Keep(last=3, best=0))
+    damaged = tmp_path / "checkpoints" / step_name(2)
+    flip(damaged / "manifest.json")
+    assert steps(store.prune(Keep(last=2, best=0))) == [] and damaged.exists()
+    assert steps(store.infos()) == [1, 3]
+
+
 def test_a_dry_run_says_what_would_go_and_touches_nothing(tmp_path):
     """The same answer as the real one."""
     store = prepared(tmp_path)

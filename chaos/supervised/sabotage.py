@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 ORDER, POISON, DEEDS, VIOLATIONS, WORKERS, ALONE = "order.json", "poison.json", "deeds.jsonl", "violations", "workers", "alone"
 _PLACE = "CHAOS_PLACE"  # in the environment of a worker
 _HOARD = 1 << 16  # bytes taken at a time
-_MUCH = 1 << 26
+_MUCH = 1 << 26  # and where address space is what is limited: so large that the C library has it from the kernel, untouched
 _SPACE = 4 << 30  # bytes of address space, where no memory cgroup is there to set the limit
 
 
@@ -110,7 +110,7 @@ def _hoard(order: dict[str, Any]) -> NoReturn:
     hoard = []
     if not order["limited"]:
         resource.setrlimit(resource.RLIMIT_AS, (_SPACE, _SPACE))
-        with contextlib.suppress(MemoryError):  # memory of this size is not touched, which could take as long as a hang
+        with contextlib.suppress(MemoryError):  # to touch all of it could take as long as a hang
             while True:
                 hoard.append(bytes(_MUCH))
     while True:

@@ -118,7 +118,7 @@ def read_manifest(path: Path) -> Manifest:
         StorageError: the reason lies outside the checkpoint.
     """
     with _opened(path) as directory:
-        return _manifest(path, directory, {})
+        return _manifest(path, directory)
 
 
 def check_sizes(path: Path, known: Known | None = None) -> Manifest:
@@ -129,7 +129,7 @@ def check_sizes(path: Path, known: Known | None = None) -> Manifest:
         known: manifests that need not be decoded again; those that are get there.
     """
     with _opened(path) as directory:
-        manifest = _manifest(path, directory, {} if known is None else known)
+        manifest = _manifest(path, directory, known)
         for name, entry in manifest.files.items():
             with _opened_file(path, directory, name) as fd:
                 _check_size(name, fd, entry)
@@ -139,7 +139,7 @@ def check_sizes(path: Path, known: Known | None = None) -> Manifest:
 def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint at `path`, everything of it verified. Raises as `read_manifest`."""
     with _opened(path) as directory:
-        manifest = _manifest(path, directory, {})
+        manifest = _manifest(path, directory)
         with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
             futures = {name: pool.submit(_read_tensors, path, directory, name, entry) for name, entry in manifest.files.items()}
             tensors = {name: future.result() for name, future in futures.items()}
@@ -202,15 +202,14 @@ def _opened_file(path: Path, directory: int, name: str) -> Iterator[int]:
         raise _finding(error, path / name, name) from error
 
 
-def _manifest(path: Path, directory: int, known: Known) -> Manifest:
+def _manifest(path: Path, directory: int, known: Known | None = None) -> Manifest:
     with _opened_file(path, directory, MANIFEST_NAME) as fd:
         size = os.fstat(fd).st_size
         if size > MAX_MANIFEST_BYTES:
             raise Damaged(f"{MANIFEST_NAME} has {size} bytes")
         data = _read_whole(fd, size)
-    before, manifest = known.get(path.name, (None, None))
-    if manifest is not None and before == data:
-        return manifest
+    if known and path.name in known and known[path.name][0] == data:
+        return known[path.name][1]
     try:
         manifest = decode(data, os.fspath(path / MANIFEST_NAME))
     except CheckpointCorruptError as error:
@@ -219,7 +218,8 @@ def _manifest(path: Path, directory: int, known: Known) -> Manifest:
     step = parse_step_name(path.name)
     if step is not None and step != manifest.progress.step:
         raise Damaged(f"its manifest is that of step {manifest.progress.step}")
-    known[path.name] = data, manifest
+    if known is not None:
+        known[path.name] = data, manifest
     return manifest
 
 

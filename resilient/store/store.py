@@ -58,8 +58,8 @@ class Store:
             make_directories(self.directory)
         with storage_errors("create the checkpoint directory", self._checkpoints):
             make_directories(self._checkpoints)
+        self.sweep()  # first: where the disk is full, that makes room
         with storage_errors("write to the run directory", self.directory):
-            self.sweep()  # first: where the disk is full, that makes room
             for parent in (self.directory, self._checkpoints):
                 probe = parent / f".tmp-{uuid.uuid4().hex}"
                 probe.mkdir()
