@@ -85,7 +85,7 @@ class Output:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._disk is not None:
-            self._disk.shutdown()  # a piece queued behind an error is written still, into a file that is thrown away
+            self._disk.shutdown()  # what is queued behind an error is written still, into a file that goes
 
     @property
     def accepted(self) -> int:
