@@ -139,7 +139,7 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
 @pytest.mark.parametrize("refused", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("awaited", [False, True])
 def test_an_error_of_the_disk_reaches_the_caller(tmp_path, monkeypatch, awaited, refused):
-    """Whichever piece it meets, also one that was under way or queued while the next was hashed; only what was queued is written after it."""
+    """Whichever piece it meets, also one under way or queued while the next was hashed; only what was queued is written after it."""
     genuine, calls = os.write, []
 
     def write(fd, data):
