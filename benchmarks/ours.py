@@ -36,7 +36,7 @@ class Resilient(Method):
     def save(self, step: int) -> None:
         """What the end of a batch does in `resilient.fit` when a save is due."""
         self._step = step
-        snapshot = self._saver.capture(Progress(0, step, step), {}, {}, {}, score=None, mode="min", final=False)
+        snapshot = self._saver.capture(Progress(0, step, step), {}, {}, {}, score=None, mode="min", final=False, once=True)
         self._saver.submit(snapshot)
 
     def finished(self) -> bool:

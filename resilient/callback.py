@@ -200,7 +200,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         # The last batch's checkpoint would be replaced by the epoch's own at once.
         if stopping or self._stop.save_requested or (not last and self._live_saver.due(self.progress.step)):
             self._stop.save_requested = False
-            snapshot = self._capture(keras_private.pythonify_logs(logs), logs=logs)
+            snapshot = self._capture(keras_private.pythonify_logs(logs), logs=logs, once=not stopping)
             self._live_saver.submit(snapshot)
             if stopping:
                 self._leave()
@@ -347,7 +347,9 @@ class RunCallbacks(keras.callbacks.CallbackList):
         validation = [] if self._validation is None else [("validation", self._validation)]
         return [("training", self._data), *validation]
 
-    def _capture(self, metrics: Mapping[str, Any], *, logs: Any, score: float | None = None, final: bool = False) -> Snapshot:
+    def _capture(
+        self, metrics: Mapping[str, Any], *, logs: Any, score: float | None = None, final: bool = False, once: bool = False
+    ) -> Snapshot:
         meta = {
             "logs": _plain_logs(keras_private.pythonify_logs(logs)),
             "stop_training": bool(self._model.stop_training),
@@ -357,7 +359,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
         meta["data"] = {name: plain.encode(data.position(), arrays, name) for name, data in self._inputs()}
         floats = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
         files = {DATA_FILE: arrays} if arrays else {}
-        return self._live_saver.capture(self.progress, floats, meta, files, score=score, mode=self._monitor.mode, final=final)
+        mode = self._monitor.mode
+        return self._live_saver.capture(self.progress, floats, meta, files, score=score, mode=mode, final=final, once=once)
 
     def capture_final(self, metrics: Mapping[str, Any]) -> Snapshot:
         """The state after on_train_end: what fit leaves behind."""

@@ -151,11 +151,23 @@ def decode(data: bytes, where: str) -> Manifest:
         CheckpointCorruptError: anything else that is not exactly what `Manifest.encode` writes.
     """
     document = _parse(data, where)
-    version = document.get("format")
     checksum = document.pop("checksum", None)
+    try:
+        found = _from_document(document)
+        if found.encode() == data:
+            return found
+        finding, cause = "a field is not in the form in which it is written", None  # another time zone, or 1.0 for 1
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        finding, cause = f"field {error}", error
+    _raise_what_matters_more(document, checksum, data, where)
+    raise _corrupt(where, finding) from cause
+
+
+def _raise_what_matters_more(document: Mapping[str, Any], checksum: Any, data: bytes, where: str) -> None:
     # The checksum comes before the version: a flipped bit in the version must read as damage, not as a newer writer.
     if checksum != xxhash.xxh3_128_hexdigest(_canonical(document)):
         raise _corrupt(where, "its checksum does not match its content")
+    version = document.get("format")
     if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
         raise CheckpointMismatchError(
             f"The checkpoint at {where} has format version {version}, and this resilient reads up to {FORMAT_VERSION}. "
@@ -163,14 +175,6 @@ def decode(data: bytes, where: str) -> Manifest:
         )
     if _canonical({**document, "checksum": checksum}) != data:
         raise _corrupt(where, "it is not canonical JSON")
-    try:
-        found = _from_document(document)
-        same = found.encode() == data
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise _corrupt(where, f"field {error}") from error
-    if not same:  # another time zone, or 1.0 for 1
-        raise _corrupt(where, "a field is not in the form in which it is written")
-    return found
 
 
 def _parse(data: bytes, where: str) -> dict[str, Any]:

@@ -30,7 +30,11 @@ _PAST = 2**19  # bytes of the journal from which failures and costs are learned:
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """One captured moment on its way to the disk. `final`: the state after the end of training."""
+    """One captured moment on its way to the disk.
+
+    `final`: the state after the end of training. `once`: its tensors are let go as they are written, so that the next step need not copy
+    them; but then it cannot be tried again.
+    """
 
     progress: Progress
     capture: Capture
@@ -39,6 +43,7 @@ class Snapshot:
     mode: str
     meta: Mapping[str, Any]
     final: bool = False
+    once: bool = False
     captured: float = 0.0
 
 
@@ -120,7 +125,7 @@ class Saver:
         now = time.monotonic()
         saving = self._overhead.saving and not self._writer.idle
         self._overhead.batch(now, saving=saving)
-        return not saving and self._cadence.due(self._since(now, step))
+        return not saving and (self._writer.owing or self._cadence.due(self._since(now, step)))
 
     def new_stretch(self) -> None:
         """What went on since the last batch was no batch: it says nothing of what saves cost."""
@@ -134,18 +139,19 @@ class Saver:
         progress: Progress,
         metrics: Mapping[str, float],
         meta: Mapping[str, Any],
-        files: Mapping[str, Mapping[str, Any]],
+        files: Mapping[str, dict[str, Any]],
         *,
         score: float | None,
         mode: str,
         final: bool,
+        once: bool,
     ) -> Snapshot:
         """Snapshot of this moment, with `files` beside those of the state; nothing is written yet."""
         started = time.perf_counter()
         state = self._state.capture()
         capture = Capture({**state.files, **files}, {**state.frozen, **_may_be_same(files)}, state.meta)
         taken = time.perf_counter() - started
-        return Snapshot(progress, capture, metrics, score, mode, meta, final, taken)
+        return Snapshot(progress, capture, metrics, score, mode, meta, final, once, taken)
 
     def submit(self, snapshot: Snapshot, *, must: bool = False) -> None:
         """Have it written in the background; `must`: no later one may take its place. Raises StorageError if the disk refuses for good."""
@@ -153,7 +159,7 @@ class Saver:
         self._early = self._cadence.early(self._since(now, snapshot.progress.step))
         self._last_captured = now
         self._last_step = snapshot.progress.step
-        self._writer.submit(snapshot, must=must)
+        self._writer.submit(snapshot, must=must, once=snapshot.once)
         self._overhead.begin()
 
     def tell(self) -> None:
@@ -225,6 +231,8 @@ class Saver:
         if snapshot.final:
             return self._store.commit_final(manifest, files, frozen)
         options = WriteOptions(cancelled=lambda: self._given_up is snapshot, awaited=lambda: self._writer.awaited)
+        if snapshot.once:
+            options = dataclasses.replace(options, planned=snapshot.capture.let_go)
         return self._store.commit(manifest, files, frozen, options=options)
 
     def _tune(self) -> dict[str, Any]:

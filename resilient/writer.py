@@ -1,11 +1,13 @@
 """The one background thread that writes: takes the newest snapshot, has it committed, tries again when the disk refuses.
 
-At most one snapshot is being written and one waits; a newer one replaces the one that waits.
+At most one snapshot is being written and one waits; a newer one replaces the one that waits. One that is consumed by the writing cannot be
+tried again; then a new one is due.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
@@ -32,6 +34,15 @@ def step_back() -> None:
             os.setpriority(os.PRIO_PROCESS, thread, min(_LAST, os.getpriority(os.PRIO_PROCESS, thread) + _STEPS_BACK))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Order(Generic[T]):
+    """A snapshot to write, whether no newer one may take its place, and whether the first attempt is the only one."""
+
+    snapshot: T
+    must: bool
+    once: bool
+
+
 class Writer(Generic[T]):
     """Writes what is submitted, on a thread of its own.
 
@@ -42,6 +53,7 @@ class Writer(Generic[T]):
 
     Attributes:
         awaited: whether somebody waits until everything is durable.
+        owing: whether a snapshot could not be written, cannot be tried again, and no other was submitted since.
     """
 
     def __init__(self, commit: Callable[[T], None], on_failure: Callable[[BaseException, int], None], backoff: Backoff) -> None:
@@ -49,28 +61,35 @@ class Writer(Generic[T]):
         self._on_failure = on_failure
         self._backoff = backoff
         self._changed = threading.Condition()
-        self._waiting: T | None = None
-        self._must = False
-        self._busy: tuple[T, bool] | None = None  # what is being written, and whether it must be
+        self._waiting: _Order[T] | None = None
+        self._busy: _Order[T] | None = None
         self._hurry = False
         self.awaited = False
+        self.owing = False
         self._closing = False
         self._failures = 0
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="resilient-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, snapshot: T, *, must: bool = False) -> None:
+    def submit(self, snapshot: T, *, must: bool = False, once: bool = False) -> None:
         """Have `snapshot` written; returns at once, unless one that must be written still waits for its turn and the disk works.
+
+        Args:
+            snapshot: what to write.
+            must: no newer one may take its place.
+            once: writing consumes it. If that fails, and nothing newer waits, the writer is `owing` after a pause.
 
         Raises StorageError if the disk has refused too often.
         """
         self.raise_if_broken()
         with self._changed:
-            if self._busy is not None and snapshot is self._busy[0]:
+            if self._busy is not None and snapshot is self._busy.snapshot:
                 return  # it is being written, and tried again if that fails
-            self._changed.wait_for(lambda: self._waiting is None or not self._must or self._failures > 0 or self._broken is not None)
-            self._waiting, self._must = snapshot, must
+            self._changed.wait_for(
+                lambda: self._waiting is None or not self._waiting.must or self._failures > 0 or self._broken is not None
+            )
+            self._waiting, self.owing = _Order(snapshot, must, once), False
             self._changed.notify_all()
 
     def raise_if_broken(self) -> None:
@@ -83,7 +102,7 @@ class Writer(Generic[T]):
 
     @property
     def idle(self) -> bool:
-        """Whether everything submitted is on disk."""
+        """Whether nothing is being written, and nothing waits for it."""
         with self._changed:
             return self._waiting is None and self._busy is None
 
@@ -91,7 +110,8 @@ class Writer(Generic[T]):
     def superseded(self) -> T | None:
         """What is being written although a newer one waits and it need not be; None where nothing is."""
         with self._changed:
-            return self._busy[0] if self._busy is not None and not self._busy[1] and self._waiting is not None else None
+            busy = self._busy
+            return busy.snapshot if busy is not None and not busy.must and self._waiting is not None else None
 
     def wait(self, deadline: float | None = None) -> bool:
         """Wait until everything submitted is durable. False if `deadline` (monotonic seconds) came first or writing has given up."""
@@ -106,7 +126,7 @@ class Writer(Generic[T]):
                     self._changed.wait(left)
             finally:
                 self._hurry = self.awaited = False
-            return self._waiting is None and self._busy is None and self._broken is None
+            return self._waiting is None and self._busy is None and self._broken is None and not self.owing
 
     def close(self) -> None:
         """End the thread after the commit under way; what still waits is not written."""
@@ -124,29 +144,31 @@ class Writer(Generic[T]):
                     self._changed.wait()
                 if self._closing or self._waiting is None:
                     return
-                snapshot, self._waiting = self._waiting, None
-                self._busy = (snapshot, self._must)
-            self._attempt(snapshot)
-            del snapshot  # or it would pin a copy of the whole state until the next one
+                order = self._busy = self._waiting
+                self._waiting = None
+            written = self._attempt(order)
+            del order  # or it would pin a copy of the whole state until the next one
             with self._changed:
                 self._busy = None
+                self.owing = not written and self._waiting is None
                 self._changed.notify_all()
                 if self._broken is not None:
                     return
 
-    def _attempt(self, snapshot: T) -> None:
+    def _attempt(self, order: _Order[T]) -> bool:
+        """Whether it was written in the end."""
         while True:
             try:
-                self._commit(snapshot)
+                self._commit(order.snapshot)
             except Exception as error:  # noqa: BLE001  the thread's boundary: whatever it is, training has to hear of it and go on
-                if not self._try_again(error):
-                    return
+                if not self._try_again(error) or order.once:
+                    return False
             else:
                 self._failures = 0
-                return
+                return True
 
     def _try_again(self, error: Exception) -> bool:
-        """Wait before the same snapshot is tried again; False where a newer one takes its place or it is time to give up."""
+        """Wait before the next attempt; False where a newer snapshot takes this one's place or it is time to give up."""
         self._failures += 1
         self._on_failure(error, self._failures)
         with self._changed:

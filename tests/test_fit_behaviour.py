@@ -248,6 +248,38 @@ def test_a_failing_disk_does_not_stop_training_until_the_limit(tmp_path: Path, m
     assert [info.step for info in resilient.checkpoints(tmp_path)] == [0]
 
 
+def test_a_save_that_failed_half_way_is_made_good_by_the_state_of_a_later_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own tensors are gone by then. It does not wait for the next save by the clock; and what is saved is what that batch left."""
+    from resilient import saver
+    from resilient.policy import Backoff
+    from resilient.store import Store, commit
+
+    real, failed = commit.write_file, []
+    given, seen = model(), {}
+
+    def write_file(path: Path, *rest: Any) -> Any:
+        entry = real(path, *rest)
+        if path.name == "state.safetensors" and resilient.checkpoints(tmp_path) and len(failed) < 3:
+            failed.append(path)
+            raise OSError(28, "No space left on device")
+        return entry
+
+    def note(batch: int, logs: Any) -> None:
+        seen[batch + 1] = [v.numpy().tobytes() for v in given.variables]
+        time.sleep(0.02)  # the writer is done before the epoch is
+
+    monkeypatch.setattr(commit, "write_file", write_file)
+    monkeypatch.setattr(saver, "Backoff", lambda: Backoff(first=0.001, longest=0.001))
+    noting = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+    with pytest.warns(UserWarning, match="could not be saved"):
+        train(tmp_path, given, epochs=1, batch_size=1, save_every=15, callbacks=[noting], keep=resilient.Keep(last=9))
+    saved = [event["step"] for event in events(tmp_path, "saved")]
+    assert len(events(tmp_path, "save_failed")) == 3
+    assert saved[0] == 0 and 16 <= saved[1] < 30 and saved[2:] == [30, 40, 40]
+    tensors = Store(tmp_path).load(saved[1]).tensors["model.safetensors"]
+    assert [value.tobytes() for value in tensors.values()] == seen[saved[1]]
+
+
 def keras_model_that_learns() -> Any:
     built = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="ones")])
     built.compile(keras.optimizers.SGD(0.05), "mse")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import tempfile
 import threading
+import weakref
 from pathlib import Path
 
 import ml_dtypes
@@ -20,7 +21,7 @@ from store_samples import FAST, MODEL, OPTIMIZER, STATE, commit, is_sample, left
 from resilient.errors import CheckpointCorruptError, ConfigurationError, StorageError
 from resilient.keep import Keep
 from resilient.manifest import step_name
-from resilient.store import Store, kernel
+from resilient.store import Store, WriteOptions, kernel
 
 DTYPES = ["bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"]
 
@@ -555,3 +556,18 @@ def test_the_old_one_is_brought_back_if_the_process_died_between_two_renames(tmp
     (tmp_path / "checkpoints" / step_name(1)).rename(tmp_path / "checkpoints" / f".replaced-{step_name(1)}")
     Store(tmp_path).prepare()
     assert is_sample(store.load(1)) and leftovers(tmp_path) == []
+
+
+def test_a_tensor_that_nobody_else_holds_is_let_go_when_it_is_written(tmp_path):
+    """So that a training step need not copy it any more; one that the caller holds stays his. Both are written as they were."""
+    store = prepared(tmp_path)
+    big = {f"layer_{number}": np.full(2**19, number, np.float32) for number in range(6)}
+    kept, alive = dict(big), []
+    gone = [weakref.ref(array) for array in big.values()]
+    options = WriteOptions(cancelled=lambda: alive.append([ref() is not None for ref in gone]), planned=big.clear)
+    del kept["layer_0"], kept["layer_1"], kept["layer_2"]
+    store.commit(manifest(step=1), {"model.safetensors": big}, options=options)
+    # Asked before each of the six tensors is written, when the one before it is being let go.
+    assert alive[-6] == [True] * 6 and alive[-4] == [False] + [True] * 5 and alive[-1] == [False] * 3 + [True] * 3
+    read = store.load(1).tensors["model.safetensors"]
+    assert all(np.array_equal(read[f"layer_{number}"], np.full(2**19, number, np.float32)) for number in range(6))

@@ -157,6 +157,50 @@ def test_a_failure_is_tried_again_and_forgotten_after_success():
     assert disk.written == [1, 2] and disk.failures == [1, 2, 1]
 
 
+def test_what_the_writing_consumes_is_not_tried_again_but_owed():
+    """Until another is submitted; nobody who waits is told that all is durable. The failures still count as a row."""
+    disk = Disk()
+    disk.errors = [StorageError("full"), StorageError("full")]
+    writer = Writer(disk.commit, disk.failed, FAST)
+    for snapshot in (1, 2):
+        writer.submit(snapshot, once=True)
+        assert not writer.owing or disk.failures
+        assert not writer.wait()
+        assert writer.owing and writer.idle
+    writer.submit(3, once=True)
+    assert writer.wait() and not writer.owing
+    writer.close()
+    assert disk.written == [3] and disk.failures == [1, 2]
+
+
+def test_what_waits_behind_a_consumed_snapshot_that_failed_is_written_and_nothing_is_owed():
+    """It is newer."""
+    disk, writer = Disk(), None
+    writer = Writer(disk.commit, disk.failed, FAST)
+    disk.gate.clear()
+    disk.errors = [StorageError("full")]
+    writer.submit(1, once=True)
+    disk.entered.acquire()
+    writer.submit(2, must=True)
+    disk.gate.set()
+    assert writer.wait() and not writer.owing
+    writer.close()
+    assert disk.written == [2]
+
+
+def test_too_many_failures_of_consumed_snapshots_end_the_writing_too():
+    """The fifth in a row, whichever snapshots they were."""
+    disk = Disk()
+    disk.errors = [StorageError(f"full {n}") for n in range(5)]
+    writer = Writer(disk.commit, disk.failed, FAST)
+    for snapshot in range(5):
+        writer.submit(snapshot, once=True)
+        assert not writer.wait()
+    with pytest.raises(StorageError, match="5 saves in a row failed, the last one so: full 4"):
+        writer.submit(6)
+    writer.close()
+
+
 def test_too_many_failures_in_a_row_end_the_writing_with_an_error():
     """Raised on the training thread, at the next submit."""
     disk = Disk()

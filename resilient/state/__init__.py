@@ -21,9 +21,14 @@ _MODEL_FILE, _OPTIMIZER_FILE, _STATE_FILE = "model.safetensors", "optimizer.safe
 class Capture:
     """A snapshot: `files` (file name -> tensor name -> value), those of a file's tensors that are `frozen`, and `meta` (plain JSON)."""
 
-    files: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, dict[str, Any]]
     frozen: Mapping[str, Frozen]
     meta: Mapping[str, Any]
+
+    def let_go(self) -> None:
+        """Hold the values no longer."""
+        for values in self.files.values():
+            values.clear()
 
 
 class State:

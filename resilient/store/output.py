@@ -42,6 +42,10 @@ def _never() -> bool:
     return False
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclasses.dataclass(frozen=True)
 class WriteOptions:
     """How a checkpoint is written. The questions are asked between pieces of the data, and may be answered anew each time.
@@ -49,11 +53,13 @@ class WriteOptions:
     Attributes:
         cancelled: whether to give it up.
         awaited: whether somebody waits for it: then hashing and writing go on side by side, and else one after the other, which is cheaper.
+        planned: called once, before anything is written. A tensor that the caller does not hold from then on is let go when it is written.
         reused: what is kept from one file to the next.
     """
 
     cancelled: Callable[[], bool] = _never
     awaited: Callable[[], bool] = _never
+    planned: Callable[[], None] = _nothing
     reused: Reused | None = None
 
 

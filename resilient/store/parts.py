@@ -38,7 +38,7 @@ class Earlier:
 class NewFile:
     """A file about to be written: its tensors; for a part also their positions, and the file it may be a link to."""
 
-    tensors: Mapping[str, Any]
+    tensors: dict[str, Any]
     positions: tuple[int, ...] | None = None
     generation: int | None = None
     earlier: Earlier | None = None
@@ -47,6 +47,12 @@ class NewFile:
     def surely_same(self) -> bool:
         """Whether nobody has written to any of the tensors since the earlier file was captured."""
         return self.earlier is not None and self.generation is not None and self.generation == self.earlier.generation
+
+    def plan(self) -> Layout:
+        """The file's layout, which holds the tensors from here on: this one lets go of them."""
+        layout = safetensors_format.layout(self.tensors)
+        self.tensors.clear()
+        return layout
 
     def may_link(self, layout: Layout | None) -> bool:
         """Whether the earlier file holds the very same bytes; without a generation their checksum decides."""

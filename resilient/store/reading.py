@@ -131,8 +131,11 @@ def check_sizes(path: Path, known: Known | None = None) -> Manifest:
     with _opened(path) as directory:
         manifest = _manifest(path, directory, known)
         for name, entry in manifest.files.items():
-            with _opened_file(path, directory, name) as fd:
-                _check_size(name, fd, entry)
+            try:
+                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            except OSError as error:
+                raise _finding(error, path / name, name) from error
+            _check_size(name, found, entry)
         return manifest
 
 
@@ -193,8 +196,7 @@ def _opened_file(path: Path, directory: int, name: str) -> Iterator[int]:
     try:
         fd = os.open(name, _FILE, dir_fd=directory)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise Damaged(f"{name} is not a regular file")
+            _check_kind(name, os.fstat(fd))
             yield fd
         finally:
             _close(fd)
@@ -231,15 +233,20 @@ def _read_whole(fd: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _check_size(name: str, fd: int, entry: FileEntry) -> None:
-    size = os.fstat(fd).st_size
-    if size != entry.size:
-        raise Damaged(f"{name} has {size} bytes instead of {entry.size}")
+def _check_kind(name: str, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Damaged(f"{name} is not a regular file")
+
+
+def _check_size(name: str, found: os.stat_result, entry: FileEntry) -> None:
+    _check_kind(name, found)
+    if found.st_size != entry.size:
+        raise Damaged(f"{name} has {found.st_size} bytes instead of {entry.size}")
 
 
 def _read_tensors(path: Path, directory: int, name: str, entry: FileEntry) -> Mapping[str, Array]:
     with _opened_file(path, directory, name) as fd:
-        _check_size(name, fd, entry)
+        _check_size(name, os.fstat(fd), entry)
         try:
             content = _mapped(fd, entry.size)
             if checksum(fd, content) != entry.xxh3_128:

@@ -70,14 +70,27 @@ class Layout:
 
     size: int
     header: bytes
-    arrays: Sequence[Array]
+    arrays: list[Array]
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """The file's content in order."""
+        return self._content(self.arrays)
+
+    def last_chunks(self) -> Iterator[bytes | memoryview]:
+        """The same for the last time: a tensor is let go once the piece after its last one is asked for."""
+        return self._content(_emptied(self.arrays))
+
+    def _content(self, arrays: Iterable[Array]) -> Iterator[bytes | memoryview]:
         yield self.header
-        for small, run in itertools.groupby(self.arrays, key=lambda array: array.nbytes < _SMALL):
+        for small, run in itertools.groupby(arrays, key=lambda array: array.nbytes < _SMALL):
             pieces = _together if small else _in_pieces
             yield from pieces(run)
+
+
+def _emptied(arrays: list[Array]) -> Iterator[Array]:
+    arrays.reverse()
+    while arrays:
+        yield arrays.pop()
 
 
 def _together(arrays: Iterable[Array]) -> Iterator[bytes | memoryview]:

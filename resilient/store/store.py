@@ -44,7 +44,7 @@ class Store:
         self._known_valid: set[tuple[int, int]] = set()  # (step, sequence) of what this object wrote or verified
         self._earlier: dict[str, parts.Earlier] = {}  # frozen parts that the next commit may link to
         self._reused: Reused | None = None  # from the first commit on
-        self._decoded: Known = {}  # what retention has seen before
+        self._decoded: Known = {}  # what retention need not decode
 
     # -- writing ---------------------------------------------------------------------------------------------------------------
 
@@ -100,6 +100,7 @@ class Store:
             raise ConfigurationError(f"Step {step} cannot be saved. It has to lie between 0 and {MAX_STEP}.")
         written = self._write(self._path(step), manifest, parts.split(files, frozen, self._earlier), options)
         self._known_valid.add((step, written.sequence))
+        self._decoded[step_name(step)] = written.encode(), written
         return written
 
     def commit_final(
