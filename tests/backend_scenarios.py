@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,11 +184,19 @@ def snapshots(out: Path) -> dict[str, Any]:
     made = keras.Sequential([keras.Input((256,)), *layers])
     made.compile("adam", "mse", metrics=["mae"])
     data = np.random.default_rng(4).normal(size=(8 * 120, 256)).astype("float32")
-    copies, directory = BlockingCopies(), out / "run"
+    copies, directory, written = BlockingCopies(), out / "run", [0]
+
+    def breathe(batch: int, logs: Any) -> None:
+        """Every thirtieth batch until one more is written: a slow disk shall not leave us with nothing to compare."""
+        if batch % 30 == 29:
+            while len(resilient.checkpoints(directory)) <= written[0]:
+                time.sleep(0.01)
+            written[0] = len(resilient.checkpoints(directory))
+
     weights = resilient.ModelCheckpoint(str(out / "batch-{batch:03d}.weights.h5"), save_weights_only=True, save_freq=40)
     resilient.fit(
-        made, data, data, batch_size=8, epochs=1, verbose=0, callbacks=[copies, weights], directory=directory, save_every=1,
-        keep=resilient.Keep(last=1000), monitor="loss",
+        made, data, data, batch_size=8, epochs=1, verbose=0, directory=directory, save_every=1, keep=resilient.Keep(last=1000),
+        callbacks=[copies, weights, keras.callbacks.LambdaCallback(on_train_batch_end=breathe)], monitor="loss",
     )  # fmt: skip
     store, wrong, seen = Store(directory), [], 0
     for info in resilient.checkpoints(directory):
