@@ -274,10 +274,10 @@ class Round:
 
     def _judge_kill(self, attempt: int, fault: Fault, code: int) -> bool:
         trained = self._trained_by(attempt)
-        expected = {-fault.signal}
+        ended = any(kill.journaled(self._place.run / part, "finished")() for part in self._program.parts)
+        expected = {-fault.signal, 0} if ended else {-fault.signal}  # 0: it had ended by the time it was struck
         if fault.signal == signal.SIGTERM:
             # Before the first batch and after fit has returned a program may have no handler of ours: it dies of the signal, or it ends.
-            ended = any(kill.journaled(self._place.run / part, "finished")() for part in self._program.parts)
             expected = {EXIT_PREEMPTED, 0, -signal.SIGTERM} if ended or not trained else {EXIT_PREEMPTED}
         if code not in expected:
             return self._problem(attempt, f"ended with {code} after {fault}: {tail(self._place)}")

@@ -334,9 +334,10 @@ class RunCallbacks(keras.callbacks.CallbackList):
         if self._resume is None:
             return
         resume, self._resume = self._resume, None if self._phase is not None else self._resume
-        if self._phase is not None:
-            with replays_heard_by(lambda: self._beat(Section.STARTING, self.progress)):  # it may take hours, and is no hang
-                for name, data in self._inputs():
+        with replays_heard_by(lambda: self._beat(Section.STARTING, self.progress)):  # it may take hours, and is no hang
+            for name, data in self._inputs():
+                # With nothing left to train only what takes no time, for what the caller's own object remembers of its passes.
+                if self._phase is not None or data.positioning == "seek":
                     data.restore(resume.position(name))
         # The generators come last: finding the data's position may draw from them.
         self._live_state.apply(resume.tensors, resume.meta, resume.frozen)

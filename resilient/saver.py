@@ -171,7 +171,7 @@ class Saver:
         self._writer.raise_if_broken()
 
     def wait(self, deadline: float | None = None) -> bool:
-        """Wait until everything submitted is durable; False if the deadline (monotonic) came first or the disk refuses for good."""
+        """Wait until everything submitted is durable; False if the deadline (monotonic) came first or the disk refuses it for good."""
         return self._writer.wait(deadline)
 
     def make_way(self, deadline: float | None) -> None:

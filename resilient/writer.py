@@ -114,7 +114,11 @@ class Writer(Generic[T]):
             return busy.snapshot if busy is not None and not busy.must and self._waiting is not None else None
 
     def wait(self, deadline: float | None = None) -> bool:
-        """Wait until everything submitted is durable. False if `deadline` (monotonic seconds) came first or writing has given up."""
+        """Wait until everything submitted is durable.
+
+        Returns:
+            False if `deadline` (monotonic seconds) came first, or writing has given up, or is `owing`.
+        """
         with self._changed:
             self._hurry, self.awaited = deadline is not None, True
             self._changed.notify_all()

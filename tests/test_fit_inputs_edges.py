@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 import resilient
+from resilient.callback import RunCallbacks
 from resilient.data import EpochPlan, choose
 from resilient.data.choice import Use
 from resilient.data.progress import Replay
@@ -60,6 +62,28 @@ def end_after_failures(make: Any, directory: Path, failures: list[int]) -> dict[
 
 
 STEPS = {"steps_per_epoch": 7}
+
+
+def test_a_run_that_dies_after_its_last_batch_leaves_the_dataset_as_the_training_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to train, and what the caller's object remembers of its passes comes back all the same."""
+
+    def train() -> Any:
+        data = Reshuffled()
+        resilient.fit(built(), data, epochs=2, verbose=0, monitor="loss", directory=tmp_path)
+        return data.indices.tolist()
+
+    def die(*_: Any) -> None:
+        raise RuntimeError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCallbacks, "capture_final", die)
+        with pytest.raises(RuntimeError, match="stopped"):
+            train()
+    resumed = train()
+    shutil.rmtree(tmp_path)
+    assert resumed == train()
 
 
 @pytest.mark.filterwarnings("ignore:If this training is interrupted")
