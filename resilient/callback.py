@@ -288,7 +288,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
     def _leave_validation_if_asked(self) -> None:
         if self._pending is None:
             return
-        if self._stop.requested or self._stop.save_requested:
+        if self._stop.requested or self._stop.save_requested or self._live_saver.owing:
             self._stop.save_requested = False
             if self._live_saver.durable != self.progress:
                 self._live_saver.submit(self._pending)

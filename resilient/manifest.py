@@ -157,13 +157,16 @@ def decode(data: bytes, where: str) -> Manifest:
         if found.encode() == data:
             return found
         finding, cause = "a field is not in the form in which it is written", None  # another time zone, or 1.0 for 1
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         finding, cause = f"field {error}", error
-    _raise_what_matters_more(document, checksum, data, where)
+    try:
+        _raise_what_weighs_more(document, checksum, data, where)
+    except RecursionError as error:
+        raise _corrupt(where, f"it is not JSON ({error})") from error
     raise _corrupt(where, finding) from cause
 
 
-def _raise_what_matters_more(document: Mapping[str, Any], checksum: Any, data: bytes, where: str) -> None:
+def _raise_what_weighs_more(document: Mapping[str, Any], checksum: Any, data: bytes, where: str) -> None:
     # The checksum comes before the version: a flipped bit in the version must read as damage, not as a newer writer.
     if checksum != xxhash.xxh3_128_hexdigest(_canonical(document)):
         raise _corrupt(where, "its checksum does not match its content")

@@ -73,6 +73,10 @@ class Overhead:
         self._batches, self._seconds = 0, 0.0
         self.saving = True
 
+    def failed(self) -> None:
+        """The save under way came to nothing: what it cost is not what a save costs."""
+        self._whole = False
+
     def written(self, *, capture: float, processor: float, writing: float) -> None:
         """A save is durable: seconds that its capture took, processor seconds of the writing, and seconds that the writing took."""
         self._capture = capture

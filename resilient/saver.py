@@ -124,8 +124,15 @@ class Saver:
         """Whether a recovery checkpoint is due after `step` batches. Cheap: it is asked after every batch."""
         now = time.monotonic()
         saving = self._overhead.saving and not self._writer.idle
+        if self.owing:
+            self._overhead.failed()
         self._overhead.batch(now, saving=saving)
-        return not saving and (self._writer.owing or self._cadence.due(self._since(now, step)))
+        return not saving and (self.owing or self._cadence.due(self._since(now, step)))
+
+    @property
+    def owing(self) -> bool:
+        """Whether the last save failed and only a new snapshot can make it good."""
+        return self._writer.owing
 
     def new_stretch(self) -> None:
         """What went on since the last batch was no batch: it says nothing of what saves cost."""
@@ -156,7 +163,8 @@ class Saver:
     def submit(self, snapshot: Snapshot, *, must: bool = False) -> None:
         """Have it written in the background; `must`: no later one may take its place. Raises StorageError if the disk refuses for good."""
         now = time.monotonic()
-        self._early = self._cadence.early(self._since(now, snapshot.progress.step))
+        if not self.owing:  # what makes good a save that failed does not come early
+            self._early = self._cadence.early(self._since(now, snapshot.progress.step))
         self._last_captured = now
         self._last_step = snapshot.progress.step
         self._writer.submit(snapshot, must=must, once=snapshot.once)

@@ -53,7 +53,7 @@ class Writer(Generic[T]):
 
     Attributes:
         awaited: whether somebody waits until everything is durable.
-        owing: whether a snapshot could not be written, cannot be tried again, and no other was submitted since.
+        owing: whether a snapshot could not be written, will not be tried again, and no other was submitted since.
     """
 
     def __init__(self, commit: Callable[[T], None], on_failure: Callable[[BaseException, int], None], backoff: Backoff) -> None:
@@ -85,7 +85,7 @@ class Writer(Generic[T]):
         self.raise_if_broken()
         with self._changed:
             if self._busy is not None and snapshot is self._busy.snapshot:
-                return  # it is being written, and tried again if that fails
+                return  # it is being written; what consumes it is never handed over twice
             self._changed.wait_for(
                 lambda: self._waiting is None or not self._waiting.must or self._failures > 0 or self._broken is not None
             )
@@ -154,13 +154,13 @@ class Writer(Generic[T]):
             del order  # or it would pin a copy of the whole state until the next one
             with self._changed:
                 self._busy = None
-                self.owing = not written and self._waiting is None
+                self.owing = not written and self._waiting is None  # a newer one makes it good
                 self._changed.notify_all()
                 if self._broken is not None:
                     return
 
     def _attempt(self, order: _Order[T]) -> bool:
-        """Whether it was written in the end."""
+        """Whether it was written, or given up, in the end."""
         while True:
             try:
                 self._commit(order.snapshot)

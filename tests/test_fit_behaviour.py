@@ -266,7 +266,8 @@ def test_a_save_that_failed_half_way_is_made_good_by_the_state_of_a_later_batch(
 
     def note(batch: int, logs: Any) -> None:
         seen[batch + 1] = [v.numpy().tobytes() for v in given.variables]
-        time.sleep(0.02)  # the writer is done before the epoch is
+        made_good = any(event["step"] > 15 for event in events(tmp_path, "saved"))
+        time.sleep(0.2 if 15 <= batch < 30 and not made_good else 0.02)
 
     monkeypatch.setattr(commit, "write_file", write_file)
     monkeypatch.setattr(saver, "Backoff", lambda: Backoff(first=0.001, longest=0.001))
@@ -278,6 +279,71 @@ def test_a_save_that_failed_half_way_is_made_good_by_the_state_of_a_later_batch(
     assert saved[0] == 0 and 16 <= saved[1] < 30 and saved[2:] == [30, 40, 40]
     tensors = Store(tmp_path).load(saved[1]).tensors["model.safetensors"]
     assert [value.tobytes() for value in tensors.values()] == seen[saved[1]]
+
+
+def test_only_a_periodic_save_lets_go_of_its_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of step 0, of an end of an epoch and of a stop are held, so that they can be tried again."""
+    from resilient.store import Store
+
+    real, held = Store.commit, {}
+
+    def commit(self: Any, manifest: Any, files: Any, *rest: Any, **options: Any) -> Any:
+        written = real(self, manifest, files, *rest, **options)
+        held[manifest.progress.step] = any(files.values())
+        return written
+
+    def on_batch(batch: int, logs: Any) -> None:
+        step = batch + 1 + steps[0]
+        while step in (1, 3, 6) and max(held, default=-1) < {1: 0, 3: 2, 6: 5}[step]:  # what was handed over is written
+            time.sleep(0.001)
+        if step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if batch == 4:
+            steps[0] += 5
+
+    steps = [0]
+    monkeypatch.setattr(Store, "commit", commit)
+    with pytest.raises(resilient.PreemptedError):
+        train(tmp_path, save_every=2, callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=on_batch)])
+    assert {step: held[step] for step in (0, 2, 5, 9)} == {0: True, 2: False, 5: True, 9: True}
+
+
+def test_a_save_that_fails_during_validation_is_made_good_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the moment before it: the next batch may be an hour away."""
+    from resilient import saver
+    from resilient.policy import Backoff
+    from resilient.store import commit
+
+    real, gate, failed = commit.write_file, threading.Event(), []
+
+    def write_file(path: Path, *rest: Any) -> Any:
+        if path.name == "state.safetensors" and resilient.checkpoints(tmp_path) and not failed:
+            failed.append(path)
+            assert gate.wait(60)  # until the validation has begun
+            raise OSError(28, "No space left on device")
+        return real(path, *rest)
+
+    class Validating(keras.callbacks.Callback):  # type: ignore[misc]
+        """Lets the write fail, and notes what is on disk before the validation ends."""
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            while batch == 0 and not resilient.checkpoints(tmp_path):
+                time.sleep(0.001)
+
+        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+            gate.set()
+            deadline = time.monotonic() + 5
+            while batch and not found and time.monotonic() < deadline:
+                found.extend(info.step for info in resilient.checkpoints(tmp_path) if info.step)
+                time.sleep(0.001)
+
+    found: list[int] = []
+    monkeypatch.setattr(commit, "write_file", write_file)
+    monkeypatch.setattr(saver, "Backoff", lambda: Backoff(first=0.001, longest=0.001))
+    many = np.tile(X, (4, 1)), np.tile(Y, (4, 1))
+    with pytest.warns(UserWarning, match="could not be saved"):
+        train(tmp_path, epochs=1, save_every=4, validation_data=many, validation_batch_size=8, callbacks=[Validating()])
+    assert found == [5]
 
 
 def keras_model_that_learns() -> Any:

@@ -130,7 +130,7 @@ def test_a_missing_field_is_damage(name):
         decode(signed({key: value for key, value in DOCUMENT.items() if key != name}), "here")
 
 
-@pytest.mark.parametrize("depth", [*range(900, 1100, 7), 10_000, 1_000_000])
+@pytest.mark.parametrize("depth", [*range(900, 1100), 10_000, 1_000_000])
 @pytest.mark.parametrize("level", ["[]", '{"a":1}'], ids=["lists", "objects"])
 def test_nesting_beyond_what_can_be_read_is_damage(depth, level):
     """A document nested too deep is damage, not a crash, at whichever stage of decoding that shows."""

@@ -49,7 +49,7 @@ def write_checkpoint(target: Path, manifest: Manifest, files: Mapping[str, NewFi
         ConfigurationError: something in `files` or `manifest` cannot be saved.
         CommitCancelled: it was.
     """
-    layouts = {_checked_name(name): None if file.surely_same else file.plan() for name, file in files.items()}
+    layouts = {_checked_name(name): None if file.surely_same else file.hand_over() for name, file in files.items()}
     options.planned()
     temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
     try:
@@ -89,7 +89,7 @@ def _write_part(path: Path, file: NewFile, layout: Layout | None, options: Write
     """The file written, or linked to where its bytes are already."""
     if file.earlier is not None and file.may_link(layout) and parts.linked(file.earlier, path):
         return dataclasses.replace(file.earlier.entry, positions=file.positions)
-    layout = layout or file.plan()
+    layout = layout or file.hand_over()
     _move_into_huge_pages(layout, options)
     entry = write_file(path, layout.size, _until(options.cancelled, layout.last_chunks()), options)
     return dataclasses.replace(entry, positions=file.positions)

@@ -48,7 +48,7 @@ class NewFile:
         """Whether nobody has written to any of the tensors since the earlier file was captured."""
         return self.earlier is not None and self.generation is not None and self.generation == self.earlier.generation
 
-    def plan(self) -> Layout:
+    def hand_over(self) -> Layout:
         """The file's layout, which holds the tensors from here on: this one lets go of them."""
         layout = safetensors_format.layout(self.tensors)
         self.tensors.clear()

@@ -234,6 +234,8 @@ def _read_whole(fd: int, size: int) -> bytes:
 
 
 def _check_kind(name: str, found: os.stat_result) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise Damaged(f"{name} {_DAMAGE[errno.ELOOP]}")
     if not stat.S_ISREG(found.st_mode):
         raise Damaged(f"{name} is not a regular file")
 

@@ -85,7 +85,7 @@ class Store:
             manifest: its `files` are ignored and filled in.
             files: file name (`*.safetensors`) -> tensor name -> anything that `np.asarray` views; the order of names is kept.
             frozen: file name -> those of its tensors that are not written again where the last commit has the same bits.
-            options: whether to give it up, and whether somebody waits for it.
+            options: how it is written, see there.
 
         Returns:
             The manifest as written.
