@@ -21,7 +21,7 @@ from store_samples import FAST, MODEL, OPTIMIZER, STATE, commit, is_sample, left
 from resilient.errors import CheckpointCorruptError, ConfigurationError, StorageError
 from resilient.keep import Keep
 from resilient.manifest import step_name
-from resilient.store import Store, WriteOptions, kernel
+from resilient.store import Store, WriteOptions, kernel, reading
 
 DTYPES = ["bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"]
 
@@ -442,6 +442,17 @@ def test_retention_notices_a_manifest_that_is_not_what_it_was(tmp_path):
     flip(damaged / "manifest.json")
     assert steps(store.prune(Keep(last=2, best=0))) == [] and damaged.exists()
     assert steps(store.infos()) == [1, 3]
+
+
+def test_retention_decodes_nothing_that_this_object_has_written(tmp_path, monkeypatch):
+    """It is asked after every save, on the writer's thread beside the training."""
+    store, decoded = prepared(tmp_path), []
+    genuine = reading.decode
+    monkeypatch.setattr(reading, "decode", lambda data, where: (decoded.append(where), genuine(data, where))[1])
+    for step in range(4):
+        commit(store, step)
+        store.prune(Keep(last=2, best=0))
+    assert decoded == [] and steps(store.infos()) == [2, 3]
 
 
 def test_a_dry_run_says_what_would_go_and_touches_nothing(tmp_path):

@@ -135,6 +135,7 @@ def check_sizes(path: Path, known: Known | None = None) -> Manifest:
                 found = os.stat(name, dir_fd=directory, follow_symlinks=False)
             except OSError as error:
                 raise _finding(error, path / name, name) from error
+            _check_kind(name, found)
             _check_size(name, found, entry)
         return manifest
 
@@ -241,7 +242,6 @@ def _check_kind(name: str, found: os.stat_result) -> None:
 
 
 def _check_size(name: str, found: os.stat_result, entry: FileEntry) -> None:
-    _check_kind(name, found)
     if found.st_size != entry.size:
         raise Damaged(f"{name} has {found.st_size} bytes instead of {entry.size}")
 
