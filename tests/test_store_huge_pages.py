@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from resilient.manifest import Manifest, Progress
-from resilient.store import CommitCancelled, Store, WriteOptions, kernel
+from resilient.store import CommitCancelled, Store, WriteOptions, kernel, reading
 from resilient.store.huge_pages import HugePages
 
 SIZE = kernel.huge_page_size()
@@ -39,6 +39,18 @@ def in_huge_pages(array: np.ndarray) -> int:
     lines = iter(Path("/proc/self/smaps").read_text().splitlines())
     assert any(line.startswith(start) for line in lines)
     return next(int(line.split()[1]) * 1024 for line in lines if re.match("AnonHugePages:", line))
+
+
+def advised(array: np.ndarray) -> bool:
+    """Whether the kernel was asked for huge pages in the array's mapping."""
+    address, inside = array.ctypes.data, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        mapping = re.match("([0-9a-f]+)-([0-9a-f]+) ", line)
+        if mapping:
+            inside = int(mapping[1], 16) <= address < int(mapping[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return "hg" in line.split()
+    raise AssertionError("no such mapping")
 
 
 def moved() -> bool:
@@ -147,3 +159,20 @@ def test_an_administrator_who_has_ruled_them_out_is_heard(tmp_path, monkeypatch,
     assert kernel.huge_page_size() == expected
     HugePages({}).move(np.zeros(16 * MEGABYTE, np.uint8))
     assert bool(calls) is (expected is not None)
+
+
+@pytest.mark.skipif(SIZE is None, reason="this kernel has no huge pages")
+def test_what_is_restored_is_read_in_huge_pages(tmp_path):
+    """A file of 400 MB has 100,000 ordinary ones, each of which would have to be mapped."""
+    array = np.arange(3 * MEGABYTE, dtype=np.uint8)
+    commit(Store(tmp_path), 1, array)
+    checkpoint = Store(tmp_path).latest(lambda name, reason: None)
+    assert checkpoint is not None
+    assert all(advised(np.asarray(tensor)) for tensor in checkpoint.tensors["model.safetensors"].values())
+
+
+def test_a_kernel_that_does_not_know_them_is_read_all_the_same(tmp_path, monkeypatch):
+    """The hint is refused, or does not exist."""
+    for hint in (-1, None):
+        monkeypatch.setattr(reading, "_HUGE_PAGES", hint)
+        commit(Store(tmp_path / str(hint)), 1, np.arange(3 * MEGABYTE, dtype=np.uint8))

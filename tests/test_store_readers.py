@@ -7,7 +7,7 @@ from store_samples import commit, is_sample, prepared, reports
 
 from resilient.errors import StorageError
 from resilient.keep import Keep
-from resilient.store import Store
+from resilient.store import Store, reading
 from resilient.store import store as room
 
 
@@ -76,3 +76,16 @@ def test_a_run_that_changes_faster_than_it_can_be_read_is_said_to(tmp_path, monk
     writer_between(store, monkeypatch, "read_manifest", times=1000)
     with pytest.raises(StorageError, match="change faster than they can be read"):
         Store(tmp_path).latest(reports()[1])
+
+
+def test_the_largest_file_is_hashed_first(tmp_path, monkeypatch):
+    """All are hashed side by side, so that the one that takes longest must not begin last."""
+    store = prepared(tmp_path)
+    commit(store, 1)
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    genuine, begun = reading._read_tensors, []
+    monkeypatch.setattr(reading, "_READERS", 1)
+    monkeypatch.setattr(reading, "_read_tensors", lambda *where: (begun.append(where[-1].size), genuine(*where))[1])
+    checkpoint = reading.read_checkpoint(path)
+    assert len(set(begun)) > 1 and begun == sorted(begun, reverse=True)
+    assert is_sample(checkpoint)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from resilient.store.safetensors_format import Array
 
 _READERS = 4
+_HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux has it
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # NONBLOCK: a pipe in a file's place must not block us
 
@@ -145,8 +146,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     with _opened(path) as directory:
         manifest = _manifest(path, directory)
         with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-            futures = {name: pool.submit(_read_tensors, path, directory, name, entry) for name, entry in manifest.files.items()}
-            tensors = {name: future.result() for name, future in futures.items()}
+            largest_first = sorted(manifest.files.items(), key=lambda named: -named[1].size)  # on the longest one everything waits
+            futures = {name: pool.submit(_read_tensors, path, directory, name, entry) for name, entry in largest_first}
+            tensors = {name: futures[name].result() for name in manifest.files}
         try:
             return Checkpoint(manifest, path, parts.merge(manifest.files, tensors))
         except ValueError as error:
@@ -262,4 +264,9 @@ def _mapped(fd: int, size: int) -> Array:
     """A file's bytes. Private, because some FUSE file systems refuse shared mappings. Nothing is ever written to it."""
     if size == 0:  # cannot be mapped
         return np.empty(0, np.uint8)
-    return np.frombuffer(mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ), np.uint8)
+    mapping = mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    if _HUGE_PAGES is not None:
+        # What comes from the disk then comes in pages of 2 MB, where the file system has such: a 500th as many to map.
+        with contextlib.suppress(OSError):  # a hint, which kernels without them refuse
+            mapping.madvise(_HUGE_PAGES)
+    return np.frombuffer(mapping, np.uint8)
