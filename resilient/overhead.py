@@ -130,5 +130,5 @@ def _middle(values: Sequence[float]) -> float:
         outer = max(1, len(middle) // 4)
         middle = middle[outer:-outer]
     mean = statistics.fmean(middle)
-    # `statistics.pstdev` reckons in fractions: a hundredth of what saving a small model takes.
+    # Not by `statistics.pstdev`: it reckons in fractions, which takes a hundredth of the time of saving a small model.
     return mean + math.dist(middle, [mean] * len(middle)) / len(middle)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from resilient.manifest import Manifest, Progress
-from resilient.store import CommitCancelled, Store, WriteOptions, kernel, reading
+from resilient.store import CommitCancelled, Store, WriteOptions, kernel
 from resilient.store.huge_pages import HugePages
 
 SIZE = kernel.huge_page_size()
@@ -161,8 +161,8 @@ def test_an_administrator_who_has_ruled_them_out_is_heard(tmp_path, monkeypatch,
     assert bool(calls) is (expected is not None)
 
 
-@pytest.mark.skipif(SIZE is None, reason="this kernel has no huge pages")
-def test_what_is_restored_is_read_in_huge_pages(tmp_path):
+@pytest.mark.skipif(SIZE != 2 * MEGABYTE, reason="this kernel has no huge pages of 2 MB")
+def test_huge_pages_are_asked_for_what_is_restored(tmp_path):
     """A file of 400 MB has 100,000 ordinary ones, each of which would have to be mapped."""
     array = np.arange(3 * MEGABYTE, dtype=np.uint8)
     commit(Store(tmp_path), 1, array)
@@ -171,8 +171,19 @@ def test_what_is_restored_is_read_in_huge_pages(tmp_path):
     assert all(advised(np.asarray(tensor)) for tensor in checkpoint.tensors["model.safetensors"].values())
 
 
-def test_a_kernel_that_does_not_know_them_is_read_all_the_same(tmp_path, monkeypatch):
-    """The hint is refused, or does not exist."""
-    for hint in (-1, None):
-        monkeypatch.setattr(reading, "_HUGE_PAGES", hint)
-        commit(Store(tmp_path / str(hint)), 1, np.arange(3 * MEGABYTE, dtype=np.uint8))
+@pytest.mark.parametrize("size", [None, 512 * MEGABYTE])
+@pytest.mark.skipif(SIZE is None, reason="this kernel has no huge pages")
+def test_they_are_not_asked_for_where_they_are_off_or_giant(tmp_path, monkeypatch, size):
+    """As the administrator wants it; and one page for many files at once is more than older kernels can cope with."""
+    monkeypatch.setattr(kernel, "huge_page_size", lambda: size)
+    commit(Store(tmp_path), 1, np.arange(3 * MEGABYTE, dtype=np.uint8))
+    checkpoint = Store(tmp_path).latest(lambda name, reason: None)
+    assert checkpoint is not None
+    assert not any(advised(np.asarray(tensor)) for tensor in checkpoint.tensors["model.safetensors"].values())
+
+
+def test_a_kernel_that_refuses_them_is_read_all_the_same(tmp_path, monkeypatch):
+    """`commit` reads what it has written."""
+    monkeypatch.setattr(kernel, "huge_page_size", lambda: 2 * MEGABYTE)
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", -1)
+    commit(Store(tmp_path), 1, np.arange(3 * MEGABYTE, dtype=np.uint8))

@@ -89,3 +89,9 @@ def test_the_largest_file_is_hashed_first(tmp_path, monkeypatch):
     checkpoint = reading.read_checkpoint(path)
     assert len(set(begun)) > 1 and begun == sorted(begun, reverse=True)
     assert is_sample(checkpoint)
+    sizes = [entry.size for entry in checkpoint.manifest.files.values()]
+    assert sizes != begun
+    for name in checkpoint.manifest.files:
+        (path / name).write_bytes(b"")
+    with pytest.raises(reading.Damaged, match=next(iter(checkpoint.manifest.files))):
+        reading.read_checkpoint(path)

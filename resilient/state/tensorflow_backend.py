@@ -12,7 +12,7 @@ import numpy as np
 from resilient import keras_private
 from resilient.state.host_copies import Headroom
 
-# Types that TensorFlow's DeepCopy does not know. NumPy copies them.
+# Types that TensorFlow's DeepCopy does not know; `tf.constant` copies them.
 _WITHOUT_KERNEL = {"float8_e4m3fn", "float8_e5m2"}
 
 
@@ -66,7 +66,7 @@ class TensorFlowBackend:
         import tensorflow as tf
 
         array = np.asarray(value)
-        copy = array if array.dtype.name in _WITHOUT_KERNEL else tf.raw_ops.DeepCopy(x=array)
+        copy = tf.constant(array) if array.dtype.name in _WITHOUT_KERNEL else tf.raw_ops.DeepCopy(x=array)
         _write(variable.value, copy)
 
     def hold(self, model: Any, variables: Sequence[Any]) -> Callable[[], None]:
@@ -122,17 +122,17 @@ def _read(variable: Any) -> Any:
 
 
 def _write(variable: Any, value: Any) -> None:
-    """Two thirds of the time of `assign`, which converts the value and compares the shapes once more."""
+    """Two thirds of the time of `assign`. `value` is a tensor: in an array's own memory the variable would go on living."""
     import tensorflow as tf
 
     if _is_plain(variable):
-        tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+        tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value, validate_shape=True)
     else:
         variable.assign(value, read_value=False)
 
 
 def _is_plain(variable: Any) -> bool:
-    """Whether it is one buffer, and no strategy has a say in what its value is."""
+    """Whether it is one buffer, and no strategy keeps copies of it."""
     import tensorflow as tf
 
     return isinstance(variable, tf.Variable) and not isinstance(variable, tf.distribute.DistributedValues)

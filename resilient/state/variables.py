@@ -204,7 +204,7 @@ def mismatch(found: list[str], where: str) -> CheckpointMismatchError:
 
 def assign(framework: Backend, saved: Mapping[str, Any], live: Named) -> None:
     """Write the checkpoint's tensors, matched by order, into the variables. `check` has to have passed."""
-    # The small ones first: a large copy empties the processor's caches, and each small one after it takes three times as long.
+    # In each group the small ones first: after a large copy the processor's caches are empty, and a small one takes three times as long.
     for tensor, (name, variable) in sorted(zip(saved.values(), live.items(), strict=True), key=lambda pair: int(pair[0].nbytes)):
         value = np.asarray(tensor)
         framework.assign(variable, value.astype(_dtype(variable)) if _counts(value, name, variable) else value)

@@ -19,7 +19,7 @@ import numpy as np
 
 from resilient.errors import CheckpointCorruptError
 from resilient.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, CheckpointInfo, FileEntry, Manifest, decode, parse_step_name
-from resilient.store import parts, safetensors_format
+from resilient.store import kernel, parts, safetensors_format
 from resilient.store.checksum import checksum
 from resilient.store.oserrors import storage_error
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from resilient.store.safetensors_format import Array
 
 _READERS = 4
-_HUGE_PAGES: int | None = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux has it
+_HUGE_PAGE = 2**21  # bytes; where the machine's are larger (512 MB on some ARM), older kernels do not cope with files in them
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # NONBLOCK: a pipe in a file's place must not block us
 
@@ -265,8 +265,8 @@ def _mapped(fd: int, size: int) -> Array:
     if size == 0:  # cannot be mapped
         return np.empty(0, np.uint8)
     mapping = mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
-    if _HUGE_PAGES is not None:
+    if size >= _HUGE_PAGE and kernel.huge_page_size() == _HUGE_PAGE:
         # What comes from the disk then comes in pages of 2 MB, where the file system has such: a 500th as many to map.
-        with contextlib.suppress(OSError):  # a hint, which kernels without them refuse
-            mapping.madvise(_HUGE_PAGES)
+        with contextlib.suppress(OSError):  # a hint
+            mapping.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(mapping, np.uint8)
