@@ -78,6 +78,7 @@ __all__ = [
     "symbolic_build",
     "tensor_spec",
     "torch_dataloader",
+    "updated_by_replicas",
 ]
 
 
@@ -108,13 +109,24 @@ def has_own_train_step(model: Any) -> bool:
     return type(model).train_step is not keras.Model.train_step
 
 
-def replica_parts(variable: Any) -> list[Any]:
-    """The parts of a variable that each replica of a strategy keeps for itself (a metric's sum), [] for any other variable.
+def replica_parts(variable: Any, *, mirrored: bool) -> list[Any]:
+    """What each replica of a strategy has of a variable, [] where all of it is one.
 
-    Read as a whole it is their sum, and a sum that is assigned is split evenly: the same value, but other bits after the next batch.
+    Of a metric's sum each has a part. Read as a whole it is their sum, and a sum that is assigned is split evenly: the same value, but
+    other bits after the next batch.
+
+    Args:
+        variable: of Keras.
+        mirrored: whether to take apart also what is meant to be the same in all replicas.
     """
     value = variable.value
-    return list(value.values) if type(value).__name__ == "SyncOnReadVariable" else []
+    return list(value.values) if type(value).__name__ in ("SyncOnReadVariable", "MirroredVariable" if mirrored else "") else []
+
+
+def updated_by_replicas(model: Any) -> list[Any]:
+    """Variables that each replica of a strategy updates by its own share of a batch, so that their values differ (batch statistics)."""
+    layers = model._flatten_layers() if strategy_of(model) is not None else []
+    return [variable for layer in layers for variable in layer._non_trainable_variables]
 
 
 def read_all(variables: Sequence[Any]) -> Callable[[], list[Any]]:

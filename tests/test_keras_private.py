@@ -221,6 +221,21 @@ def test_a_strategy_is_found_where_the_model_was_made_under_one():
         assert tf.distribute.get_strategy() is strategy
 
 
+def test_what_replicas_update_by_themselves_is_found_in_parts():
+    """Batch statistics; not weights, frozen or not, which are the same in all replicas."""
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        statistics, weights = keras.layers.BatchNormalization(), keras.layers.Dense(1)
+        model = keras.Sequential([keras.Input((3,)), weights, keras.Sequential([statistics])])
+    weights.trainable = False
+    found = keras_private.updated_by_replicas(model)
+    assert {id(variable) for variable in found} >= {id(statistics.moving_mean), id(statistics.moving_variance)}
+    assert not {id(variable) for variable in found} & {id(weights.kernel), id(statistics.gamma)}
+    assert len(keras_private.replica_parts(statistics.moving_mean, mirrored=True)) == 1
+    assert keras_private.replica_parts(statistics.moving_mean, mirrored=False) == []
+    plain = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
+    assert keras_private.updated_by_replicas(plain) == []
+
+
 def test_all_variables_are_read_at_once_into_what_they_were():
     """As by read_value: over their buffers, whatever is assigned to them later."""
     variables = [tf.Variable(np.full(2**16, number, "float32")) for number in range(3)] + [tf.Variable([7, 8])]

@@ -175,7 +175,8 @@ def _mirrored(run: Any, data: Any, **options: Any) -> None:
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         model, tap = regression()
-    run.fit(model, *data(), tap=tap, **options)
+    # Validation is what shows it where a replica has not got its own batch statistics back.
+    run.fit(model, *data(), tap=tap, validation_data=held_out(), **options)
 
 
 @program(transparent=False)

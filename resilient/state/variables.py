@@ -25,17 +25,19 @@ _COUNTERS, _COUNTER_TYPES = {"seed_generator_state", "iteration", "step_counter"
 def variables_of(model: Any) -> dict[str, Named]:
     """Every variable of the model, in three groups: "model" (weights and seed generators), "optimizer" and "metrics".
 
-    Names are Keras' paths; where a path occurs twice, the later ones get `#2`, `#3`.
+    Names are Keras' paths; where a path occurs twice, the later ones get `#2`, `#3`. What each replica of a strategy has for itself is in
+    "metrics" too, under the path and `@0`, `@1`: the parts of a metric, and a layer's statistics of the replica's own samples. Of these
+    "model" has the first replica's, so that a model without the strategy can be restored from it.
     """
     seen: set[int] = set()
-    return {group: _named(variables, seen) for group, variables in _listed(model).items()}
+    return {group: _named(_in_parts(variables, mirrored=group == "metrics"), seen) for group, variables in _listed(model).items()}
 
 
 def _listed(model: Any) -> dict[str, list[Any]]:
     return {
         "model": list(model.variables),
         "optimizer": [variable for optimizer in _optimizers(model) for variable in optimizer.variables],
-        "metrics": [*model.metrics_variables, *keras_private.recurrent_states(model)],
+        "metrics": [*model.metrics_variables, *keras_private.recurrent_states(model), *keras_private.updated_by_replicas(model)],
     }
 
 
@@ -58,8 +60,7 @@ class LiveVariables:
         listed = _listed(self._model)
         if _identities(listed) == _identities(self._listed):
             return
-        seen: set[int] = set()
-        self._listed, self.groups = listed, {group: _named(variables, seen) for group, variables in listed.items()}
+        self._listed, self.groups = listed, variables_of(self._model)
         self.all = tuple(variable for named in self.groups.values() for variable in named.values())
 
     def snapshot(self, framework: Backend) -> dict[str, dict[str, Any]]:
@@ -95,15 +96,15 @@ class ReplicaPart:
         self.value.assign(value)
 
 
-def _in_parts(variables: Iterable[Any]) -> Iterator[Any]:
+def _in_parts(variables: Iterable[Any], *, mirrored: bool) -> Iterator[Any]:
     for variable in variables:
-        parts = keras_private.replica_parts(variable) if keras.backend.backend() == "tensorflow" else []
+        parts = keras_private.replica_parts(variable, mirrored=mirrored) if keras.backend.backend() == "tensorflow" else []
         yield from [ReplicaPart(f"{variable.path}@{index}", part) for index, part in enumerate(parts)] or [variable]
 
 
 def _named(variables: Iterable[Any], seen: set[int]) -> Named:
     named: Named = {}
-    for variable in _in_parts(variables):
+    for variable in variables:
         identity = id(variable.value) if isinstance(variable, ReplicaPart) else id(variable)
         if identity in seen:
             continue
