@@ -241,6 +241,7 @@ def test_the_same_call_after_the_end_trains_nothing():
     )  # fmt: skip
     assert run.finished and [attempt.end for attempt in run.attempts] == [End.FINISHED, End.FINISHED]
     assert run.attempts[1].time == Time(starting=4.0) and run.attempts[1].start == 10
+    assert run.attempts[0].down == 0.0 and run.time.down == 0.0  # nobody was meant to run
 
 
 @pytest.mark.parametrize("ended", [KILL | {"lost_steps": 0, "step": 10}, event(40, "hung", attempt=1, pid=7, silent=10.0)])

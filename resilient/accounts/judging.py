@@ -39,7 +39,8 @@ def _attempt(draft: Draft, following: Draft | None, limit: float, now: dt.dateti
     until = ended or (now if now is not None and following is None else draft.last)
     lost_steps = _lost_steps(draft, end, limit)
     exactly, lives = draft.gone or draft.last_word is not None, now is not None and following is None
-    gap = fields.between(ended or draft.last, following.began) if following is not None else 0.0
+    # After the end nobody was meant to run: the program was merely started again, or given more epochs.
+    gap = fields.between(ended or draft.last, following.began) if following is not None and end is not End.FINISHED else 0.0
     down = gap if ended is not None else 0.0
     return Attempt(
         number=fields.whole(begun, "attempt"),

@@ -60,7 +60,7 @@ class Time:
         saving: what the saves took away from training.
         lost: training after the last checkpoint that anybody went on from.
         starting: from the start of a process until it had restored or first saved its state.
-        down: nobody ran: from the end of an attempt to the start of the next one.
+        down: nobody ran who should have: from the end of an attempt to the start of the next one, unless it had finished.
         unknown: an attempt ended and nobody wrote when.
     """
 
