@@ -124,7 +124,10 @@ def replica_parts(variable: Any, *, mirrored: bool) -> list[Any]:
 
 
 def updated_by_replicas(model: Any) -> list[Any]:
-    """Variables that each replica of a strategy updates by its own share of a batch, so that their values differ (batch statistics)."""
+    """Variables that each replica of a strategy may update by its own share of a batch, so that their values differ (batch statistics).
+
+    All that layers have made as not trainable; `trainable` says too little, since a frozen layer's weights are not so either.
+    """
     layers = model._flatten_layers() if strategy_of(model) is not None else []
     return [variable for layer in layers for variable in layer._non_trainable_variables]
 

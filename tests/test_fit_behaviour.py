@@ -346,6 +346,30 @@ def test_a_save_that_fails_during_validation_is_made_good_there(tmp_path: Path, 
     assert found == [5]
 
 
+def test_a_run_under_a_strategy_is_restored_into_a_model_without_one(tmp_path: Path) -> None:
+    """Batch statistics have their plain name among the weights, and each replica's own beside the metrics."""
+    import tensorflow as tf
+
+    from resilient.store import Store
+
+    def built() -> Any:
+        made = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="normal"), keras.layers.Dense(1)])
+        made.compile("sgd", "mse")
+        return made
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        trained = built()
+    resilient.fit(trained, X[:, :4], Y, batch_size=8, epochs=1, verbose=0, directory=tmp_path, monitor="loss")
+    plain = built()
+    resilient.restore(plain, tmp_path)
+    assert [v.numpy().tobytes() for v in plain.variables] == [v.numpy().tobytes() for v in trained.variables]
+    final = Store(tmp_path).load_final()
+    assert final is not None
+    for statistic in ("moving_mean", "moving_variance"):
+        assert any(name.endswith(f"normal/{statistic}") for name in final.tensors["model.safetensors"])
+        assert any(name.endswith(f"normal/{statistic}@0") for name in final.tensors["state.safetensors"])
+
+
 def keras_model_that_learns() -> Any:
     built = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="ones")])
     built.compile(keras.optimizers.SGD(0.05), "mse")
