@@ -51,6 +51,7 @@ _PLACES: dict[str, tuple[Any, str, int]] = {
     "fallocate": (kernel, "_fallocate", 0),
     "sync_file_range": (kernel, "_sync_file_range", 0),
     "statx": (kernel, "_statx", 0),
+    "fstatfs": (kernel, "_fstatfs", 0),
     "renameat2": (kernel, "_renameat2", 1),
 }
 ALL = tuple(_PLACES)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import ml_dtypes
 import numpy as np
 
 from resilient.manifest import Frozen, Manifest, Progress
-from resilient.store import Checkpoint, Store, WriteOptions
+from resilient.store import Checkpoint, CommitCancelled, Store, WriteOptions, kernel, spare
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 # For work on many checkpoints that no power cut is part of: a SIGKILL loses nothing that was written, be it synced or not.
@@ -64,11 +67,31 @@ def commit(store: Store, step: int, sequence: int | None = None, blocks: int = 0
     return store.commit(made, tensors(made.sequence, blocks), FROZEN, options=WriteOptions(awaited=lambda: awaited))
 
 
+def give_up(store: Store, step: int, blocks: int) -> None:
+    """Begins to commit a sample checkpoint, and gives it up when its first file with so many blocks is written."""
+    asked = itertools.count()
+    with contextlib.suppress(CommitCancelled):
+        store.commit(manifest(step), tensors(step, blocks), FROZEN, options=WriteOptions(cancelled=lambda: next(asked) > 4))
+        raise AssertionError("it was not given up")
+
+
 def prepared(directory: Path) -> Store:
     """A store that was made ready for a run."""
     store = Store(directory)
     store.prepare()
     return store
+
+
+class _Any:
+    def __contains__(self, kind: object) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def written_over() -> Iterator[None]:
+    """Files of a few kilobytes are written over too, and on every file system."""
+    with mock.patch.object(spare, "WORTH", 2**13), mock.patch.object(kernel, "_ONE_MACHINE", _Any()):
+        yield
 
 
 def same(left: Tensors, right: Tensors) -> bool:

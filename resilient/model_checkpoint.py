@@ -22,10 +22,10 @@ import keras
 from absl import logging
 
 from resilient.errors import ConfigurationError
+from resilient.priority import step_back
 from resilient.state import model_file
 from resilient.store import published, temporaries
 from resilient.store.oserrors import storage_error
-from resilient.writer import step_back
 
 _WAITING = 2  # files not yet begun; each holds references to a copy of the model
 _IS_A_DIRECTORY = "Please specify a non-directory filepath for ModelCheckpoint. Filepath used is an existing directory: {}"

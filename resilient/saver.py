@@ -195,8 +195,10 @@ class Saver:
             self._given_up = older
 
     def close(self) -> None:
-        """End the writer's thread."""
+        """End the writer's thread, and clean up unless that is left to the next start."""
         self._writer.close()
+        if not self._hasty:
+            self._store.close()
 
     def _commit(self, snapshot: Snapshot) -> None:
         self._heartbeat.saving()

@@ -6,10 +6,7 @@ tried again; then a new one is due.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,19 +16,6 @@ from resilient.errors import ResilientError, StorageError
 from resilient.policy import Backoff
 
 T = TypeVar("T")
-_STEPS_BACK = 10  # the scheduler gives such a thread a tenth of what one of training gets, and all that those leave
-_LAST = 19
-
-
-def step_back() -> None:
-    """Let this thread, and those it starts, have the processor after everybody else.
-
-    A save has time; a step that waits for one of its threads has not. Where training stops to be saved nobody competes any more.
-    """
-    if sys.platform == "linux":  # elsewhere priorities belong to whole processes
-        with contextlib.suppress(OSError):
-            thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, min(_LAST, os.getpriority(os.PRIO_PROCESS, thread) + _STEPS_BACK))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +125,6 @@ class Writer(Generic[T]):
         self._thread.join()
 
     def _run(self) -> None:
-        step_back()
         while True:
             with self._changed:
                 while self._waiting is None and not self._closing:

@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
             "callback",
             "model_checkpoint",
             "monitor",
+            "priority",
             "saver",
             "writer",
             "opening",

@@ -14,7 +14,7 @@ from chaos.crash_states import judging
 from chaos.crash_states.judging import DAMAGED_BYTES, JOURNALED, NEWEST, Judge
 from chaos.faults import fail_at
 from chaos.faults.disk import FailingSync
-from chaos.samples import FROZEN, commit, manifest, prepared, tensors
+from chaos.samples import FROZEN, commit, give_up, manifest, prepared, tensors, written_over
 from resilient.errors import StorageError
 from resilient.journal import Journal
 from resilient.keep import Keep
@@ -71,12 +71,34 @@ def _grow(place: Path, acknowledge: Acknowledge) -> None:
         store.prune(Keep(last=1, best=0))
 
 
-def _large(place: Path, acknowledge: Acknowledge) -> None:
-    """Files of several blocks that are written directly, in pieces, by a thread of their own."""
+@contextlib.contextmanager
+def _in_blocks() -> Iterator[None]:
+    """Files of several blocks are written directly, in pieces."""
     with (
         mock.patch.multiple(output, DIRECT_FROM=2**13, _BOUNCE=2**13),
         mock.patch.object(kernel, "direct_alignment", return_value=kernel.Alignment(4096, 4096)),
     ):
+        yield
+
+
+def _over(place: Path, acknowledge: Acknowledge) -> None:
+    """Files of checkpoints that were pruned are written over, those of a save that was given up, and what a start finds."""
+    with _in_blocks(), written_over():
+        store = prepared(place)
+        for sequence, blocks in enumerate((9, 7, 8, 9), 1):
+            if sequence == 4:
+                store = prepared(place)
+            if sequence > 2:
+                give_up(store, 50, blocks=8)
+            commit(store, 10 * sequence, sequence, blocks=blocks)
+            acknowledge(NEWEST, sequence)
+            store.prune(Keep(last=1, best=0))
+        store.close()
+
+
+def _large(place: Path, acknowledge: Acknowledge) -> None:
+    """Files of several blocks that are written by a thread of their own."""
+    with _in_blocks():
         store = prepared(place)
         for sequence in (1, 2):
             commit(store, 10 * sequence, sequence, blocks=9, awaited=True)
@@ -217,6 +239,7 @@ def _journal(place: Path, acknowledge: Acknowledge) -> None:
 LIVES = (
     Life("grow", "three checkpoints, the older ones pruned", _grow),
     Life("large", "files of many blocks, written directly by a thread", _large),
+    Life("over", "each save written over the files of a removed one", _over),
     Life("replace", "the same step saved three times", _replace, ways=WAYS),
     Life("finish", "a checkpoint, and the final state twice", _finish, ways=WAYS),
     Life("send back", "a run sent back to an older step drops what it left behind", _send_back),

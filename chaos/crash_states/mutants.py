@@ -16,9 +16,10 @@ from chaos.crash_states import lives
 from chaos.crash_states.explore import Bad, first_bad
 from chaos.crash_states.persistence import Breadth
 from resilient.manifest import MANIFEST_NAME
-from resilient.store import commit, files, published, store
+from resilient.store import commit, files, published, spare, store
 
 BREADTH = Breadth(exhaustive=3, samples=6, pairs=12)  # enough for every one of them
+Dispose = Callable[[Path], object]
 _genuine_sync = files.sync_directory
 
 
@@ -125,9 +126,9 @@ def _no_sync_above() -> contextlib.AbstractContextManager[object]:
 def _no_sync_at_the_start() -> contextlib.AbstractContextManager[object]:
     genuine = commit.recover
 
-    def recover(parent: Path) -> None:
+    def recover(parent: Path, dispose: Dispose) -> None:
         with _synced_if(lambda path: False, commit):
-            genuine(parent)
+            genuine(parent, dispose)
 
     return mock.patch.object(store, "recover", recover)
 
@@ -137,7 +138,7 @@ def _no_sync_at_quarantine() -> contextlib.AbstractContextManager[object]:
         shutil.copytree(source, target)
         shutil.rmtree(source)
 
-    return mock.patch.object(store, "move", move)
+    return mock.patch.object(commit, "move", move)
 
 
 def _in_place() -> contextlib.AbstractContextManager[object]:
@@ -192,7 +193,7 @@ def _removed_before_durable() -> contextlib.AbstractContextManager[object]:
 
 
 def _pruned_in_place() -> contextlib.AbstractContextManager[object]:
-    def discard(paths: Iterable[Path]) -> None:
+    def discard(paths: Iterable[Path], dispose: Dispose) -> None:
         for path in paths:
             shutil.rmtree(path)
 
@@ -202,11 +203,18 @@ def _pruned_in_place() -> contextlib.AbstractContextManager[object]:
 def _trash_not_synced() -> contextlib.AbstractContextManager[object]:
     genuine = commit.discard
 
-    def discard(paths: Iterable[Path]) -> None:
+    def discard(paths: Iterable[Path], dispose: Dispose) -> None:
         with _synced_if(lambda path: False, commit):
-            genuine(paths)
+            genuine(paths, dispose)
 
     return mock.patch.object(store, "discard", discard)
+
+
+def _moved() -> contextlib.AbstractContextManager[object]:
+    def link(source: Path, target: Path, **how: Any) -> None:
+        os.rename(source, target)
+
+    return mock.patch.object(spare, "os", _Altered(os, link=link, unlink=lambda path: None))
 
 
 @contextlib.contextmanager
@@ -215,7 +223,7 @@ def _pruned_before_the_commit() -> Iterator[None]:
     genuine = store.Store._write
 
     def write(self: store.Store, target: Path, *arguments: Any) -> Any:
-        commit.discard(path for path in sorted(target.parent.glob("step-*")) if path != target)
+        commit.discard((path for path in sorted(target.parent.glob("step-*")) if path != target), shutil.rmtree)
         return genuine(self, target, *arguments)
 
     with mock.patch.object(store.Store, "_write", write):
@@ -307,6 +315,8 @@ MUTANTS = (
     Mutant("prune before the commit", "old checkpoints make room for the new one", "grow", _pruned_before_the_commit),
     Mutant("prune in place", "old checkpoints are deleted under their own names", "grow", _pruned_in_place),
     Mutant("prune without fsync", "they are deleted before their new names are saved", "grow", _trash_not_synced),
+    Mutant("written over too soon", "they are written over before their new names are saved", "over", _trash_not_synced),
+    Mutant("moved, not linked", "a file to write over is renamed into the new directory, and only that is synced", "over", _moved),
     Mutant("start without fsync", "what a killed commit left is deleted before the commit is saved", "restart", _no_sync_at_the_start),
     Mutant("fsync tried again", "a failed fsync is repeated on the same file and believed", "refused", _retried_sync),
     Mutant("fsync error ignored", "a failed fsync is taken for a success", "refused", _ignored_sync_error),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
-from chaos.samples import FROZEN, commit, leftovers, manifest, prepared, tensors
+from chaos.samples import FROZEN, commit, give_up, leftovers, manifest, prepared, tensors, written_over
 from resilient import journal, reading
 from resilient.errors import ConfigurationError, StorageError
 from resilient.keep import Keep
@@ -73,6 +73,24 @@ def _save(place: Path) -> None:
 def _save_large(place: Path) -> None:
     with small_blocks():
         commit(_in_use(place), 3, blocks=9, awaited=True)
+
+
+def _save_over(place: Path) -> None:
+    """Retention removes one, a save is written over it and given up, and the next is written over that."""
+    with small_blocks(), written_over():
+        store = _in_use(place)
+        commit(store, 3, blocks=9)
+        store.prune(Keep(last=1, best=0))
+        give_up(store, 4, blocks=9)
+        commit(store, 5, blocks=9)
+        store.close()
+
+
+def _two_large(place: Path) -> None:
+    with small_blocks():
+        store = prepared(place)
+        for step in (1, 2):
+            commit(store, step, blocks=9)
 
 
 def _replace(place: Path) -> None:
@@ -196,6 +214,7 @@ OPERATIONS = (
     Operation("prepare", prepared, _nothing, newest=None),
     Operation("save", _save, two, tidy=True),
     Operation("save, large", _save_large, two, tidy=True),
+    Operation("save over old files", _save_over, _two_large),
     Operation("replace", _replace, two),
     Operation("replace, two renames", _replace_without_exchange, two),
     Operation("final", _final, _with_final),

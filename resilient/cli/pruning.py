@@ -26,6 +26,7 @@ def prune_run(directory: Path, keep_last: int, keep_best: int, every: str | None
         if not dry_run:
             store.sweep()
         removed = store.prune(keep, dry_run=dry_run)
+        store.close()
     if json:
         tables.print_json({"dry_run": dry_run, "removed": [tables.as_json(info) for info in removed]})
         return 0

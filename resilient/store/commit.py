@@ -1,8 +1,8 @@
 """The commit protocol: a checkpoint appears under its name complete and durable, or not at all.
 
 Temporary sibling directory -> every file written and fsynced -> manifest last, fsync -> fsync the directory -> rename -> fsync the
-parent. Only then is it acknowledged. Removal goes the other way: rename to a trash name, fsync the parent, delete (now or at the next
-start).
+parent. Only then is it acknowledged. Removal goes the other way: rename to a trash name, fsync the parent, delete (now, at the next
+start, or by writing the next checkpoint over it, see `spare`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from resilient.errors import CheckpointCorruptError, CheckpointMismatchError, ConfigurationError
 from resilient.manifest import MANIFEST_NAME, FileEntry, Manifest, decode
 from resilient.store import kernel, parts, safetensors_format
-from resilient.store.files import sync_directory, write_file
+from resilient.store.files import make_directories, sync_directory, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from resilient.store.output import Buffer, WriteOptions
     from resilient.store.parts import NewFile
     from resilient.store.safetensors_format import Layout
+
+    Dispose = Callable[[Path], object]
 
 # Exact, because other people's files lie in a run directory too.
 _LEFTOVER = re.compile(r"\.(tmp|trash)-[0-9a-f]{32}")
@@ -55,11 +57,22 @@ def write_checkpoint(target: Path, manifest: Manifest, files: Mapping[str, NewFi
     try:
         written = _write_directory(temporary, manifest, files, layouts, options)
         replaced = _publish(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except BaseException as error:
+        _clear_away(temporary, options, given_up=isinstance(error, CommitCancelled))
         raise
     sync_directory(target.parent)
     return written, replaced
+
+
+def _clear_away(temporary: Path, options: WriteOptions, *, given_up: bool) -> None:
+    """A commit that was given up leaves its files to the next one. After a failure that may need all the room there is."""
+    if options.reused is not None:
+        with contextlib.suppress(OSError):
+            if given_up:
+                options.reused.spare.give_back(temporary)
+                return
+        options.reused.spare.drop()
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _checked_name(name: str) -> str:
@@ -151,25 +164,26 @@ def _publish(temporary: Path, target: Path) -> Path | None:
     return aside
 
 
-def discard(paths: Iterable[Path]) -> None:
-    """Removes directories that have committed names, in a way that none is ever seen half deleted."""
-    for path in condemn(paths):
-        _delete(path)
+def discard(paths: Iterable[Path], dispose: Dispose | None) -> None:
+    """Takes their names from directories that have committed ones, durably: so none is ever seen half deleted, or written over.
 
-
-def condemn(paths: Iterable[Path]) -> list[Path]:
-    """Takes their names from directories, durably; `recover` deletes them, which takes long where the page cache holds their data."""
+    Args:
+        paths: of the directories.
+        dispose: deletes what is left of each, or puts it to other use; None: that is left to `recover`.
+    """
     trash = []
     for path in paths:
         trash.append(path.parent / f".trash-{uuid.uuid4().hex}")
         path.rename(trash[-1])
     for parent in {path.parent for path in trash}:
         sync_directory(parent)
-    return trash
+    if dispose is not None:
+        for path in trash:
+            dispose(path)
 
 
-def recover(parent: Path) -> None:
-    """Cleans `parent` of what a killed commit or removal left: brings back what was only moved aside, deletes the rest."""
+def recover(parent: Path, dispose: Dispose) -> None:
+    """Cleans `parent` of what a killed commit or removal left: brings back what was only moved aside, has `dispose` delete the rest."""
     leftovers = []
     for path in sorted(parent.iterdir()):
         replaced = _REPLACED.fullmatch(path.name)
@@ -180,14 +194,10 @@ def recover(parent: Path) -> None:
     # What made the leftovers obsolete, a rename or an exchange, may not be durable yet; it has to be before they go.
     sync_directory(parent)
     for path in leftovers:
-        _delete(path)
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:  # not of our making
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            dispose(path)
+        else:  # not of our making
+            path.unlink(missing_ok=True)
 
 
 def move(source: Path, target: Path) -> None:
@@ -197,8 +207,24 @@ def move(source: Path, target: Path) -> None:
     sync_directory(source.parent)
 
 
-def write_note(path: Path, text: str) -> None:
-    """Writes a small text file for a human to read; that it cannot be written is no reason to stop."""
+def put_aside(source: Path, folder: Path, name: str, reason: str) -> Path:
+    """Moves `source` into `folder` (made if need be), durably, under `name` or what follows it there, beside a note that says why.
+
+    Returns:
+        Where it is now.
+    """
+    make_directories(folder)
+    target, count = folder / name, 1
+    while os.path.lexists(target):
+        count += 1
+        target = folder / f"{name}.{count}"
+    move(source, target)
+    _write_note(target.with_name(f"{target.name}.reason.txt"), f"{reason}\n")
+    return target
+
+
+def _write_note(path: Path, text: str) -> None:
+    """A small text file for a human to read; that it cannot be written is no reason to stop."""
     data = text.encode("utf-8", "backslashreplace")
     with contextlib.suppress(OSError):
         write_file(path, len(data), [data])

@@ -23,13 +23,15 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def write_file(path: Path, size: int, chunks: Iterable[Buffer], options: WriteOptions = _CHEAPLY) -> FileEntry:
-    """Writes a new file of `size` bytes from `chunks` in one pass, hashing on the way, and fsyncs it.
+    """Writes a file of `size` bytes from `chunks` in one pass, hashing on the way, and fsyncs it.
 
     Raises:
         OSError: the file is then incomplete and must be thrown away. It is never fsynced a second time: after a failed fsync the
             kernel may have dropped the data, and the next fsync would say that all is well.
     """
-    fd = os.open(path, _CREATE, 0o666)  # the umask decides, as for any file of the user
+    fd = options.reused.spare.take(path, size) if options.reused else None
+    if fd is None:
+        fd = os.open(path, _CREATE, 0o666)  # the umask decides, as for any file of the user
     try:
         entry = _fill(fd, size, chunks, options)
         os.fsync(fd)

@@ -4,9 +4,9 @@ Through the page cache every byte is copied into fresh pages, which takes more p
 for that, because its own threads keep all cores busy. In a direct write the disk reads the caller's memory. It wants addresses and
 offsets to be multiples of a block: what is not goes through a small buffer of ours that is.
 
-Where the training waits for the save (an emergency, the end), processors are idle, and hashing and writing go on side by side, with the
-next piece always at hand, so that the disk is never without work. The page cache would be as fast then, but only from the second file
-on: an emergency has no second one.
+Hashing and writing go on side by side where the training waits for the save (an emergency, the end), and where the file is so large that
+training would have to copy what it still holds: the next piece is always at hand, so that the disk is never without work. The page cache
+would be as fast in an emergency, but only from the second file on: an emergency has no second one.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ import xxhash
 
 from resilient.store import kernel
 from resilient.store.huge_pages import HugePages
+from resilient.store.spare import Spare
 
 Buffer = bytes | bytearray | memoryview
 
 DIRECT_FROM = 2**20  # bytes; a smaller file is not worth the calls that switch over and back
+_BESIDE_FROM = 2**26  # bytes; in a smaller file what is gained by a second thread is lost by the turns of the two
 _BOUNCE = 2**20  # one buffer: it fits into a core's own cache, and is hashed and written from there
 _AHEAD = 2  # pieces handed to the disk at most: one that it works on, and the next
 _BEGUN = 2**23  # bytes in the page cache that the disk is told of at a time: it works while the next ones are copied
@@ -52,7 +54,7 @@ class WriteOptions:
 
     Attributes:
         cancelled: whether to give it up.
-        awaited: whether somebody waits for it: then hashing and writing go on side by side, and else one after the other, which is cheaper.
+        awaited: whether somebody waits for it: then hashing and writing go on side by side, which for small files is dearer.
         planned: called once, before anything is written. A tensor that the caller does not hold from then on is let go when it is written.
         reused: what is kept from one file to the next.
     """
@@ -79,6 +81,7 @@ class Output:
         self._dropped = 0  # bytes that were given back to the page cache
         self._awaited = options.awaited
         self._large = size >= DIRECT_FROM
+        self._beside = size >= _BESIDE_FROM
         self._direct = self._large and _set_direct(fd, on=True)
         self._alignment = kernel.direct_alignment(fd) if self._direct else kernel.Alignment(1, 1)
         self._bounce = options.reused.bounce if options.reused else Bounce(max(1, min(size, _BOUNCE)))
@@ -143,8 +146,7 @@ class Output:
         if not data:
             return
         offset, self._written = self._written, self._written + len(data)
-        if self._large and self._awaited():
-            # The next piece is hashed while the disk works on this one. Where nobody waits, that is not worth a second thread's turns.
+        if self._beside or (self._large and self._awaited()):
             self._disk = self._disk or concurrent.futures.ThreadPoolExecutor(1, "resilient-disk")
             self._wait(_AHEAD - 1)
             self._under_way.append(self._disk.submit(self._write_all, data, offset))
@@ -231,11 +233,13 @@ class Reused:
     Attributes:
         bounce: where pieces are gathered.
         huge_pages: moves tensors before they are written.
+        spare: files to write over (none, if not given).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spare: Spare | None = None) -> None:
         self.bounce = Bounce()
         self.huge_pages = HugePages()
+        self.spare = spare or Spare()
 
 
 def _address(data: memoryview) -> int:

@@ -15,11 +15,12 @@ from resilient.errors import CheckpointCorruptError, CheckpointMismatchError, Co
 from resilient.keep import Keep, best_sequence, ranked
 from resilient.manifest import MAX_STEP, CheckpointInfo, Frozen, Manifest, parse_step_name, step_name
 from resilient.store import parts
-from resilient.store.commit import condemn, discard, move, recover, write_checkpoint, write_note
+from resilient.store.commit import discard, put_aside, recover, write_checkpoint
 from resilient.store.files import make_directories
 from resilient.store.oserrors import storage_errors
 from resilient.store.output import Reused, WriteOptions
 from resilient.store.reading import Absent, Checkpoint, Damaged, Known, Problem, check_sizes, describe, read_checkpoint, read_manifest
+from resilient.store.spare import Spare
 
 CHECKPOINTS = "checkpoints"
 FINAL = "final"
@@ -43,6 +44,7 @@ class Store:
         self._checkpoints = self.directory / CHECKPOINTS
         self._known_valid: set[tuple[int, int]] = set()  # (step, sequence) of what this object wrote or verified
         self._earlier: dict[str, parts.Earlier] = {}  # frozen parts that the next commit may link to
+        self._spare = Spare()
         self._reused: Reused | None = None  # from the first commit on
         self._decoded: Known = {}  # what retention need not decode
 
@@ -69,7 +71,11 @@ class Store:
         """Cleans up after processes that were killed or had to end."""
         with storage_errors("clean up", self.directory):
             for parent in filter(Path.is_dir, (self.directory, self._checkpoints)):
-                recover(parent)
+                recover(parent, self._spare.keep)
+
+    def close(self) -> None:
+        """Deletes what is kept for the next commit to write over; else the next start finds it."""
+        self._spare.drop()
 
     def commit(
         self,
@@ -117,12 +123,13 @@ class Store:
     def _write(self, target: Path, manifest: Manifest, files: Mapping[str, parts.NewFile], options: WriteOptions) -> Manifest:
         self._make_way(target)
         with storage_errors("save the checkpoint", target):
-            self._reused = self._reused or Reused()
+            self._reused = self._reused or Reused(self._spare)
             written, replaced = write_checkpoint(target, manifest, files, dataclasses.replace(options, reused=self._reused))
         self._remember(target, written, {name: file.generation for name, file in files.items()})
         # The new one is durable by now. That the old one cannot be removed is no failure of the commit; `prepare` will try again.
-        with contextlib.suppress(StorageError), storage_errors("remove a replaced checkpoint", target):
-            discard([replaced] if replaced is not None else [])
+        self._spare.drop()
+        with contextlib.suppress(OSError):
+            discard([replaced] if replaced is not None else [], self._spare.keep)
         return written
 
     def _remember(self, path: Path, manifest: Manifest, generations: Mapping[str, int | None]) -> None:
@@ -155,16 +162,8 @@ class Store:
         return self._move_to_quarantine(source, name, reason)
 
     def _move_to_quarantine(self, source: Path, name: str, reason: str) -> Path:
-        quarantine = self.directory / QUARANTINE
         with storage_errors("move a damaged checkpoint to quarantine", source):
-            make_directories(quarantine)
-            target, count = quarantine / name, 1
-            while os.path.lexists(target):
-                count += 1
-                target = quarantine / f"{name}.{count}"
-            move(source, target)
-        write_note(target.with_name(f"{target.name}.reason.txt"), f"{reason}\n")
-        return target
+            return put_aside(source, self.directory / QUARANTINE, name, reason)
 
     # -- reading ---------------------------------------------------------------------------------------------------------------
 
@@ -354,7 +353,7 @@ class Store:
         best = best_sequence(among)
         if not dry_run:
             with storage_errors("remove old checkpoints", self._checkpoints):
-                (condemn if hastily else discard)(self._path(manifest.progress.step) for manifest in manifests)
+                discard((self._path(manifest.progress.step) for manifest in manifests), None if hastily else self._spare.keep)
         return [self._describe(manifest, best) for manifest in manifests]
 
     # -- shared ----------------------------------------------------------------------------------------------------------------

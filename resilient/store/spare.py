@@ -1,0 +1,109 @@
+"""Files that nobody needs any more, kept so that the next checkpoint is written over them.
+
+New blocks are dear: the file system reserves them and notes when they are filled, a virtual disk gets memory for them, and deleting old
+ones gives all of it back. Over old blocks a disk writes at its own speed, which is up to three times as fast, so that the tensors of a
+snapshot are let go before training has to copy them.
+
+Only what nobody else can see is written over: under its committed name it is gone, durably; it has no other link, and no process has
+it open or mapped. Where that cannot be known it is deleted, and new files are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from typing import TYPE_CHECKING
+
+from resilient.store import kernel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WORTH = 2**20  # bytes; a smaller file is as soon made anew
+_OVER = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Spare:
+    """At most one directory of such files."""
+
+    def __init__(self) -> None:
+        self._directory: Path | None = None
+
+    def keep(self, directory: Path) -> None:
+        """Keep `directory`, which no longer has a committed name, in place of the one before. Deletes it where it gains nothing.
+
+        So no more is on the disk between two saves than during one, and where little room is left it is given back.
+        """
+        if _is_worth_keeping(directory):
+            self.drop()
+            self._directory = directory
+        else:
+            shutil.rmtree(directory)
+
+    def give_back(self, directory: Path) -> None:
+        """Keep what a commit that was given up has taken from here, and written in `directory`."""
+        if self._directory is None:
+            self.keep(directory)
+            return
+        with os.scandir(directory) as entries:
+            for entry in filter(_is_large, entries):
+                os.replace(entry.path, self._directory / entry.name)
+        shutil.rmtree(directory)
+
+    def drop(self) -> None:
+        """Delete what is left. What cannot be deleted the next start tries again."""
+        directory, self._directory = self._directory, None
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def take(self, path: Path, size: int) -> int | None:
+        """Move the file of the same name to `path`, to be written over.
+
+        Args:
+            path: where nothing is yet.
+            size: bytes that will be written; the file has no more than that.
+
+        Returns:
+            A descriptor at its beginning; None where there is none to be had, and nothing at `path`.
+        """
+        if self._directory is None or size < WORTH:
+            return None
+        source = self._directory / path.name
+        try:
+            # Not a rename: its new name alone is synced with the new directory, and has to be safe without the old one.
+            os.link(source, path, follow_symlinks=False)
+        except OSError:
+            return None
+        os.unlink(source)  # first: from now on nobody finds it who held on to the old directory
+        fd = _opened(path)
+        if fd is None:
+            os.unlink(path)
+            return None
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or not kernel.nobody_else_has(fd):
+            os.close(fd)
+            os.unlink(path)
+            return None
+        # Whole blocks stay: of one that is written in part the file system would have to read the rest.
+        os.ftruncate(fd, min(size, found.st_size) // found.st_blksize * found.st_blksize)
+        return fd
+
+
+def _is_worth_keeping(directory: Path) -> bool:
+    """Large files are in it, and as much as they take is free besides."""
+    with os.scandir(directory) as entries:
+        nbytes = sum(entry.stat(follow_symlinks=False).st_size for entry in entries if _is_large(entry))
+    room = os.statvfs(directory)
+    return 0 < nbytes <= room.f_bavail * room.f_frsize
+
+
+def _is_large(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size >= WORTH
+
+
+def _opened(path: Path) -> int | None:
+    with contextlib.suppress(OSError):  # somebody took away the right to write to it
+        return os.open(path, _OVER)
+    return None
