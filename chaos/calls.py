@@ -40,7 +40,7 @@ Met = Callable[[Call, Callable[[], Any]], Any]  # the call, and what carries it 
 _OS = (
     *("open", "close", "read", "pread", "preadv", "write", "pwrite", "fsync", "ftruncate"),
     *("mkdir", "rmdir", "rename", "replace", "link", "unlink"),
-    *("stat", "lstat", "fstat", "listdir", "scandir"),
+    *("stat", "lstat", "fstat", "statvfs", "listdir", "scandir"),
 )
 # Name of the call -> (module, attribute, number of the argument that is a path or a descriptor).
 _PLACES: dict[str, tuple[Any, str, int]] = {

@@ -177,6 +177,21 @@ def test_training_does_not_wait_for_the_disk_but_the_end_of_training_does(tmp_pa
     assert (tmp_path / "m.keras").exists() and len(fsyncs) >= 2
 
 
+def test_the_writing_thread_leaves_the_processor_to_others(tmp_path, monkeypatch):
+    """It and what it starts; the thread that trains keeps its own priority."""
+    seen = {}
+
+    def sync(fd, fsync=os.fsync):
+        seen[threading.current_thread().name] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    fit(build(), ModelCheckpoint(tmp_path / "m.keras", save_freq=1), epochs=1)
+    assert seen["resilient-model-checkpoint"] == min(19, own + 10)
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
+
+
 def test_a_newer_file_takes_the_place_of_one_not_yet_begun_and_other_names_are_all_written(tmp_path, monkeypatch):
     """At most one write per name waits; nothing is lost of files with names of their own, and memory stays bounded."""
     gate, started, names = threading.Event(), threading.Event(), []

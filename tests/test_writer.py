@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 
@@ -108,16 +107,6 @@ def test_it_knows_whether_somebody_waits():
     waiting.join()
     assert disk.written == [FIRST] and not writer.awaited
     writer.close()
-
-
-def test_a_writing_thread_leaves_the_processor_to_others():
-    """It and what it starts; the thread that trains keeps its own priority."""
-    seen = []
-    writer = Writer(lambda _: seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())), lambda *_: None, FAST)
-    writer.submit(1)
-    assert writer.wait()
-    writer.close()
-    assert seen == [min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ ERRNOS: dict[str, tuple[int, ...]] = {
     "lstat": (*_BROKEN, errno.EACCES),
     "fstat": _BROKEN,
     "statx": (*_BROKEN, errno.ENOSYS),
+    "fstatfs": (*_BROKEN, errno.ENOSYS),
+    "statvfs": (*_BROKEN, errno.EACCES),
     "listdir": (errno.EMFILE, *_BROKEN, errno.EACCES),
     "scandir": (errno.EMFILE, *_BROKEN, errno.EACCES),
     "mmap": (errno.ENOMEM,),

@@ -56,7 +56,8 @@ class Spare:
         """Delete what is left. What cannot be deleted the next start tries again."""
         directory, self._directory = self._directory, None
         if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                shutil.rmtree(directory, ignore_errors=True)
 
     def take(self, path: Path, size: int) -> int | None:
         """Move the file of the same name to `path`, to be written over.
@@ -77,17 +78,9 @@ class Spare:
         except OSError:
             return None
         os.unlink(source)  # first: from now on nobody finds it who held on to the old directory
-        fd = _opened(path)
+        fd = _opened(path, size)
         if fd is None:
             os.unlink(path)
-            return None
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or not kernel.nobody_else_has(fd):
-            os.close(fd)
-            os.unlink(path)
-            return None
-        # Whole blocks stay: of one that is written in part the file system would have to read the rest.
-        os.ftruncate(fd, min(size, found.st_size) // found.st_blksize * found.st_blksize)
         return fd
 
 
@@ -103,7 +96,15 @@ def _is_large(entry: os.DirEntry[str]) -> bool:
     return entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size >= WORTH
 
 
-def _opened(path: Path) -> int | None:
-    with contextlib.suppress(OSError):  # somebody took away the right to write to it
-        return os.open(path, _OVER)
+def _opened(path: Path, size: int) -> int | None:
+    """The file for writing, cut to `size` or less; None where somebody else has it, or that cannot be known."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+        fd = os.open(path, _OVER)
+        held.callback(os.close, fd)
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and kernel.nobody_else_has(fd):
+            # Whole blocks stay: of one that is written in part the file system would have to read the rest.
+            os.ftruncate(fd, min(size, found.st_size) // found.st_blksize * found.st_blksize)
+            held.pop_all()
+            return fd
     return None
