@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -56,9 +57,12 @@ def _views(variables: list[Any]) -> Callable[[], Iterator[Any]]:
 
 
 def aligned(nbytes: int) -> memoryview:
-    """Touched memory of at least that size, in whole pages as O_DIRECT wants it, with content that no disk compresses."""
+    """Touched memory of at least that size, in whole pages as O_DIRECT wants it, huge ones, with content that no disk compresses."""
     size = -(-nbytes // _PAGE) * _PAGE
-    buffer = memoryview(mmap.mmap(-1, size))
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a hint
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    buffer = memoryview(memory)
     pattern = np.random.default_rng(0).bytes(min(size, _CHUNK))
     for start in range(0, size, len(pattern)):
         buffer[start : start + len(pattern)] = pattern[: min(len(pattern), size - start)]
@@ -67,7 +71,7 @@ def aligned(nbytes: int) -> memoryview:
 
 def plain(path: Path, data: memoryview) -> None:
     """write + fsync."""
-    with _new(path) as file:
+    with _opened(path) as file:
         for _, chunk in _chunks(data):
             _write(file, chunk)
         os.fsync(file)
@@ -75,36 +79,38 @@ def plain(path: Path, data: memoryview) -> None:
 
 def started(path: Path, data: memoryview) -> None:
     """write + sync_file_range + fsync: the disk begins while memory is still being copied."""
-    with _new(path) as file:
+    with _opened(path) as file:
         _write_and_start(file, data)
 
 
 def allocated(path: Path, data: memoryview) -> None:
     """The same, into space that was allocated first."""
-    with _new(path) as file:
+    with _opened(path) as file:
         os.posix_fallocate(file, 0, len(data))
         _write_and_start(file, data)
 
 
 def direct(path: Path, data: memoryview) -> None:
     """O_DIRECT from aligned memory, past the page cache."""
-    with _new(path, os.O_DIRECT) as file:
+    with _opened(path, os.O_DIRECT) as file:
         for _, chunk in _chunks(data):
             _write(file, chunk)
         os.fsync(file)
 
 
+_OVER = "O_DIRECT + fsync over an old file"
 WRITERS: dict[str, Callable[[Path, memoryview], None]] = {
     "write + fsync": plain,
     "write + sync_file_range + fsync": started,
     "fallocate + write + sync_file_range + fsync": allocated,
     "O_DIRECT + fsync": direct,
+    _OVER: direct,
 }
 
 
 @contextmanager
-def _new(path: Path, flags: int = 0) -> Iterator[int]:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, 0o644)
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o644)
     try:
         yield file
     finally:
@@ -129,18 +135,19 @@ def _write_and_start(file: int, data: memoryview) -> None:
 
 
 def write_seconds(writer: str, data: memoryview, directory: Path) -> float:
-    """Seconds of one raw writer for a new file, which is removed again; not counted where the file system refuses (O_DIRECT): infinity."""
+    """Seconds of one raw writer, whose file is removed again; not counted where the file system refuses (O_DIRECT): infinity."""
     path = directory / "raw"
-    os.sync()
-    began = time.perf_counter()
     try:
+        if writer == _OVER:
+            direct(path, data)
+        os.sync()
+        began = time.perf_counter()
         WRITERS[writer](path, data)
+        return time.perf_counter() - began
     except OSError:
         return float("inf")
     finally:
-        seconds = time.perf_counter() - began
         path.unlink(missing_ok=True)
-    return seconds
 
 
 def disk_speed(nbytes: int, directory: Path, rounds: int) -> Spread:
