@@ -3,7 +3,8 @@
     python -m benchmarks.preempt [--quick]
 
 A real process trains with `resilient.fit` and gets the signal at random moments. What it may take: the rest of the batch under way,
-the bytes of a checkpoint at the speed of the fastest raw writer (measured just before, with nothing else running), and 200 ms.
+the bytes of a checkpoint at the speed of the fastest raw writer of a new file (measured just before, with nothing else running), and
+200 ms. The first exits write new files too; later ones find old ones to write over.
 """
 
 from __future__ import annotations
