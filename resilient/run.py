@@ -365,15 +365,15 @@ class Run:
         return manifests[-1].progress.step if manifests else 0
 
     def _position(self) -> dict[str, int]:
-        if self._callbacks is None:
-            return {}
-        return dataclasses.asdict(self._callbacks.progress)
+        return dataclasses.asdict(self._callbacks.progress) if self._callbacks is not None else {}
 
     def _close(self) -> None:
         for data in (self._data, self._arguments.validation):
             if data is not None:
                 data.close()
-        if self._saver is not None:
+        if self._saver is None:
+            self._store.close()
+        else:
             self._saver.wait(time.monotonic() + self._settings.grace)
             self._saver.close()
         for callback in self._callbacks.callbacks if self._callbacks is not None else []:

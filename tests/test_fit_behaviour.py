@@ -55,6 +55,18 @@ def test_a_finished_run_trains_nothing_and_returns_its_whole_history(tmp_path: P
     assert again.preempted is False
 
 
+def test_what_a_killed_process_left_goes_though_nothing_is_trained(tmp_path: Path) -> None:
+    """It would be written over by the next save, but there is none: because the run is finished, and because the model is another one."""
+    train(tmp_path)
+    for given in (model(), model(units=5)):
+        left = tmp_path / "checkpoints" / f".trash-{'0' * 32}"
+        left.mkdir()
+        (left / "model.safetensors").write_bytes(bytes(2**20))
+        with contextlib.suppress(resilient.CheckpointMismatchError):
+            train(tmp_path, given)
+        assert not left.exists()
+
+
 def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_asked_for_them_at_once(tmp_path: Path) -> None:
     """Raising `epochs` continues from the state before on_train_end."""
     keras.utils.set_random_seed(1)

@@ -21,12 +21,14 @@ def prune_run(directory: Path, keep_last: int, keep_best: int, every: str | None
     """Remove what none of the rules keeps, under the run's lock, and list it. A dry run takes no lock and may look at a live run."""
     keep = _rules(keep_last, keep_best, every)
     path = reading.run_directory(directory)
-    with contextlib.nullcontext() if dry_run else RunLock(path), sign_of_life("looking through the checkpoints"):
-        store = Store(path)
+    with (
+        contextlib.nullcontext() if dry_run else RunLock(path),
+        sign_of_life("looking through the checkpoints"),
+        contextlib.closing(Store(path)) as store,
+    ):
         if not dry_run:
             store.sweep()
         removed = store.prune(keep, dry_run=dry_run)
-        store.close()
     if json:
         tables.print_json({"dry_run": dry_run, "removed": [tables.as_json(info) for info in removed]})
         return 0

@@ -36,7 +36,7 @@ _REPLACED = re.compile(r"\.replaced-(step-\d{12}|final)", re.ASCII)
 
 
 class CommitCancelled(Exception):  # noqa: N818  nothing is wrong
-    """The commit was given up before it was acknowledged; nothing is left of it."""
+    """The commit was given up before it was acknowledged; nothing of it has a committed name."""
 
 
 def write_checkpoint(target: Path, manifest: Manifest, files: Mapping[str, NewFile], options: WriteOptions) -> tuple[Manifest, Path | None]:
@@ -66,12 +66,13 @@ def write_checkpoint(target: Path, manifest: Manifest, files: Mapping[str, NewFi
 
 def _clear_away(temporary: Path, options: WriteOptions, *, given_up: bool) -> None:
     """A commit that was given up leaves its files to the next one. After a failure that may need all the room there is."""
-    if options.reused is not None:
+    spare = options.reused.spare if options.reused is not None else None
+    if spare is not None and given_up:
         with contextlib.suppress(OSError):
-            if given_up:
-                options.reused.spare.give_back(temporary)
-                return
-        options.reused.spare.drop()
+            spare.give_back(temporary)
+            return
+    if spare is not None:
+        spare.drop()
     shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -194,10 +195,12 @@ def recover(parent: Path, dispose: Dispose) -> None:
     # What made the leftovers obsolete, a rename or an exchange, may not be durable yet; it has to be before they go.
     sync_directory(parent)
     for path in leftovers:
-        if path.is_dir() and not path.is_symlink():
-            dispose(path)
-        else:  # not of our making
+        if not path.is_dir() or path.is_symlink():  # not of our making
             path.unlink(missing_ok=True)
+        elif _LEFTOVER.fullmatch(path.name):
+            dispose(path)
+        else:  # kept under this name it would be brought back one day
+            shutil.rmtree(path)
 
 
 def move(source: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ _STATX_DIOALIGN = 0x2000  # since Linux 6.1
 _STATX_BYTES, _STATX_DIO_AT = 256, 152  # of the structure, and where in it the two alignments are
 _MADV_COLLAPSE = 25  # since Linux 6.1
 _STATFS_BYTES = 256
-_ONE_MACHINE = {0xEF53, 0x58465342}  # ext2 to ext4, XFS: what this kernel knows of open files is all there is to know
+_ONE_MACHINE = {0xEF53, 0x58465342}  # ext2 to ext4, XFS: this kernel knows of all open files, but those of NFS clients of version 3
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -79,17 +79,21 @@ def direct_alignment(fd: int) -> Alignment:
     return Alignment(mmap.PAGESIZE, mmap.PAGESIZE)
 
 
+def is_of_one_machine(fd: int) -> bool:
+    """Whether the file system is one that only this machine uses, so that its kernel can say who has a file open."""
+    kind = ctypes.create_string_buffer(_STATFS_BYTES)
+    return _fstatfs is not None and _fstatfs(fd, kind) == 0 and struct.unpack_from("@l", kind)[0] in _ONE_MACHINE
+
+
 def nobody_else_has(fd: int) -> bool:
     """Whether no other descriptor of this file, and no mapping, exists in any process; False where that cannot be known.
 
-    A write lease is given to nobody else's file only (fcntl(2), F_SETLEASE). On file systems that other machines may use as well the
-    kernel would answer for this one alone.
+    A write lease is given for nothing that somebody else has open (fcntl(2), F_SETLEASE). On file systems that other machines use as well
+    (see `is_of_one_machine`) the kernel answers for this one alone.
     """
-    kind = ctypes.create_string_buffer(_STATFS_BYTES)
-    if _fstatfs is None or _fstatfs(fd, kind) != 0 or struct.unpack_from("@l", kind)[0] not in _ONE_MACHINE:
-        return False
     try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # is ignored; if somebody opens it right now, SIGIO would end the process
+        # If somebody opens it right now, SIGIO would end the process; SIGURG is ignored by who does not ask for it.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError:

@@ -86,7 +86,7 @@ class Output:
         self._alignment = kernel.direct_alignment(fd) if self._direct else kernel.Alignment(1, 1)
         self._bounce = options.reused.bounce if options.reused else Bounce(max(1, min(size, _BOUNCE)))
         self._bounce.take()  # what a file that failed has left
-        self._disk: concurrent.futures.ThreadPoolExecutor | None = None  # while somebody waits
+        self._disk: concurrent.futures.ThreadPoolExecutor | None = None  # where hashing and writing go on side by side
         self._under_way: deque[concurrent.futures.Future[None]] = deque()
 
     def __enter__(self) -> Output:

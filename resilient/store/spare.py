@@ -22,19 +22,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WORTH = 2**20  # bytes; a smaller file is as soon made anew
-_OVER = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_OVER = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # never waits for who holds a lease
+_DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
 
 
 class Spare:
-    """At most one directory of such files."""
+    """At most one directory of such files: so no more is on the disk between two saves than during one."""
 
     def __init__(self) -> None:
         self._directory: Path | None = None
 
     def keep(self, directory: Path) -> None:
-        """Keep `directory`, which no longer has a committed name, in place of the one before. Deletes it where it gains nothing.
+        """Keep `directory`, which has a temporary's name, in place of the one before. Deletes it where it gains nothing.
 
-        So no more is on the disk between two saves than during one, and where little room is left it is given back.
+        Raises:
+            OSError: it could not be deleted, or looked at.
         """
         if _is_worth_keeping(directory):
             self.drop()
@@ -43,7 +45,7 @@ class Spare:
             shutil.rmtree(directory)
 
     def give_back(self, directory: Path) -> None:
-        """Keep what a commit that was given up has taken from here, and written in `directory`."""
+        """Keep what a commit that was given up has taken from here, and written in `directory`. Raises as `keep`."""
         if self._directory is None:
             self.keep(directory)
             return
@@ -56,7 +58,7 @@ class Spare:
         """Delete what is left. What cannot be deleted the next start tries again."""
         directory, self._directory = self._directory, None
         if directory is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # where closing a directory fails, rmtree raises all the same
                 shutil.rmtree(directory, ignore_errors=True)
 
     def take(self, path: Path, size: int) -> int | None:
@@ -85,11 +87,17 @@ class Spare:
 
 
 def _is_worth_keeping(directory: Path) -> bool:
-    """Large files are in it, and as much as they take is free besides."""
+    """It has large files, they can be written over here, and as much as they take is free besides."""
     with os.scandir(directory) as entries:
         nbytes = sum(entry.stat(follow_symlinks=False).st_size for entry in entries if _is_large(entry))
-    room = os.statvfs(directory)
-    return 0 < nbytes <= room.f_bavail * room.f_frsize
+    if nbytes == 0:
+        return False
+    fd = os.open(directory, _DIRECTORY)
+    try:
+        room = os.statvfs(fd)
+        return kernel.is_of_one_machine(fd) and nbytes <= room.f_bavail * room.f_frsize
+    finally:
+        os.close(fd)
 
 
 def _is_large(entry: os.DirEntry[str]) -> bool:
@@ -97,14 +105,20 @@ def _is_large(entry: os.DirEntry[str]) -> bool:
 
 
 def _opened(path: Path, size: int) -> int | None:
-    """The file for writing, cut to `size` or less; None where somebody else has it, or that cannot be known."""
+    """The file for writing, cut to `size` or less; None where it is not as a new one, somebody else has it, or that cannot be known."""
     with contextlib.suppress(OSError), contextlib.ExitStack() as held:
         fd = os.open(path, _OVER)
         held.callback(os.close, fd)
         found = os.fstat(fd)
-        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and kernel.nobody_else_has(fd):
+        if _is_as_new(found, os.stat(path.parent)) and found.st_nlink == 1 and kernel.nobody_else_has(fd):
             # Whole blocks stay: of one that is written in part the file system would have to read the rest.
             os.ftruncate(fd, min(size, found.st_size) // found.st_blksize * found.st_blksize)
             held.pop_all()
             return fd
     return None
+
+
+def _is_as_new(found: os.stat_result, directory: os.stat_result) -> bool:
+    """A regular file with owner and permissions that one made now, in this new directory, would have."""
+    same_owner = (found.st_uid, found.st_gid) == (directory.st_uid, directory.st_gid)
+    return stat.S_ISREG(found.st_mode) and same_owner and stat.S_IMODE(found.st_mode) == stat.S_IMODE(directory.st_mode) & 0o666

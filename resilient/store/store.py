@@ -36,7 +36,8 @@ class Store:
     """The checkpoints of one run directory. Making one touches nothing on disk.
 
     Reading works for anyone at any time, also while another process trains there. Whoever writes (`prepare`, `commit`, `quarantine`,
-    `latest`, `best`, `prune`, `drop_abandoned`) has to hold the run's lock. Every method raises `StorageError` where the disk refuses.
+    `latest`, `best`, `prune`, `drop_abandoned`, `sweep`, `close`) has to hold the run's lock. Every method raises `StorageError` where the
+    disk refuses.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -99,7 +100,7 @@ class Store:
         Raises:
             StorageError: the disk refused. Nothing was committed and no temporary is left.
             ConfigurationError: a name, dtype or value that cannot be saved.
-            CommitCancelled: it was given up; nothing is left of it.
+            CommitCancelled: it was given up; nothing is committed.
         """
         step = manifest.progress.step
         if not 0 <= step <= MAX_STEP:
