@@ -343,3 +343,32 @@ def test_what_was_made_unwritable_is_deleted(place):
         commit(store, 3, blocks=BLOCKS)
     assert is_sample(store.load(3))
     assert leftovers(place) == []
+
+
+def test_what_cannot_be_deleted_is_told(place):
+    """Not by the save, which is durable; by what removes old checkpoints, each time until it can be."""
+    store = prepared(place)
+    for step in (1, 2):
+        commit(store, step, blocks=BLOCKS)
+    store.prune(ONE)
+    with mock.patch.object(shutil, "rmtree", side_effect=PermissionError(errno.EPERM, "immutable")):
+        for step in (3, 4):
+            commit(store, step, blocks=BLOCKS)
+            with pytest.raises(StorageError, match="remove old checkpoints"):
+                store.prune(ONE)
+    commit(store, 5, blocks=BLOCKS)
+    store.prune(ONE)
+    assert is_sample(store.load(5))
+    prepared(place).close()
+    assert leftovers(place) == []
+
+
+def test_who_sweeps_beside_somebody_else_is_not_disturbed(place):
+    """`resilient doctor` makes and deletes a directory of its own at any time."""
+    store = prepared(place)
+    for number, error in enumerate((errno.ENOENT, errno.ENOTEMPTY)):
+        (place / f".tmp-{number:032x}").mkdir()
+        with mock.patch.object(shutil, "rmtree", side_effect=OSError(error, os.strerror(error))):
+            store.prepare()
+    store.prepare()
+    assert leftovers(place) == []

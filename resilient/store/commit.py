@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import re
 import shutil
@@ -71,8 +72,9 @@ def _clear_away(temporary: Path, options: WriteOptions, *, given_up: bool) -> No
         with contextlib.suppress(OSError):
             spare.give_back(temporary)
             return
-    if spare is not None:
-        spare.drop()
+    with contextlib.suppress(OSError):
+        if spare is not None:
+            spare.drop()
     shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -195,12 +197,16 @@ def recover(parent: Path, dispose: Dispose) -> None:
     # What made the leftovers obsolete, a rename or an exchange, may not be durable yet; it has to be before they go.
     sync_directory(parent)
     for path in leftovers:
-        if not path.is_dir() or path.is_symlink():  # not of our making
-            path.unlink(missing_ok=True)
-        elif _LEFTOVER.fullmatch(path.name):
-            dispose(path)
-        else:  # kept under this name it would be brought back one day
-            shutil.rmtree(path)
+        try:
+            if not path.is_dir() or path.is_symlink():  # not of our making
+                path.unlink(missing_ok=True)
+            elif _LEFTOVER.fullmatch(path.name):
+                dispose(path)
+            else:  # kept under this name it would be brought back one day
+                shutil.rmtree(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):  # its owner is at work there, as `resilient doctor` may be at any time
+                raise
 
 
 def move(source: Path, target: Path) -> None:

@@ -55,11 +55,11 @@ class Spare:
         shutil.rmtree(directory)
 
     def drop(self) -> None:
-        """Delete what is left. What cannot be deleted the next start tries again."""
-        directory, self._directory = self._directory, None
-        if directory is not None:
-            with contextlib.suppress(OSError):  # where closing a directory fails, rmtree raises all the same
-                shutil.rmtree(directory, ignore_errors=True)
+        """Delete what is left. Raises OSError where that is refused; it is tried again with the next, or by the next start."""
+        if self._directory is not None:
+            with contextlib.suppress(FileNotFoundError):  # somebody was faster
+                shutil.rmtree(self._directory)
+            self._directory = None
 
     def take(self, path: Path, size: int) -> int | None:
         """Move the file of the same name to `path`, to be written over.

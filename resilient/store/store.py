@@ -35,9 +35,8 @@ OnQuarantine = Callable[[str, str], None]
 class Store:
     """The checkpoints of one run directory. Making one touches nothing on disk.
 
-    Reading works for anyone at any time, also while another process trains there. Whoever writes (`prepare`, `commit`, `quarantine`,
-    `latest`, `best`, `prune`, `drop_abandoned`, `sweep`, `close`) has to hold the run's lock. Every method raises `StorageError` where the
-    disk refuses.
+    Reading works for anyone at any time, also while another process trains there. All else needs the run's lock, and so do `latest` and
+    `best`, which move what is damaged. Every method raises `StorageError` where the disk refuses.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -76,7 +75,8 @@ class Store:
 
     def close(self) -> None:
         """Deletes what is kept for the next commit to write over; else the next start finds it."""
-        self._spare.drop()
+        with contextlib.suppress(OSError):
+            self._spare.drop()
 
     def commit(
         self,
@@ -128,8 +128,8 @@ class Store:
             written, replaced = write_checkpoint(target, manifest, files, dataclasses.replace(options, reused=self._reused))
         self._remember(target, written, {name: file.generation for name, file in files.items()})
         # The new one is durable by now. That the old one cannot be removed is no failure of the commit; `prepare` will try again.
-        self._spare.drop()
         with contextlib.suppress(OSError):
+            self._spare.drop()
             discard([replaced] if replaced is not None else [], self._spare.keep)
         return written
 
