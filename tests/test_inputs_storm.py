@@ -38,6 +38,7 @@ SOUND = (
     "adversaries",
     "mirrored-arrays",
     "mixed-precision",
+    "large-files",
     "stateful-lstm",
 )
 # What the judge has to say about programs that are broken on purpose.

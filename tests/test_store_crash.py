@@ -26,7 +26,7 @@ def die(*options: str) -> tuple[int, int, str]:
     return int(found[1]), int(found[2]), done.stdout
 
 
-@pytest.mark.parametrize("life", ["grow", "finish", "quarantine", "publish", "journal"])
+@pytest.mark.parametrize("life", ["grow", "over", "finish", "quarantine", "publish", "journal"])
 def test_a_process_killed_anywhere_loses_nothing_that_was_acknowledged(life):
     """Before every call and within every write: a reader finds the last acknowledged state or a newer one, and the next start goes on."""
     count, bad, said = die("--only", life)

@@ -47,6 +47,15 @@ def run_eagerly(run: Any) -> None:
 
 
 @program()
+def large_files(run: Any) -> None:
+    """Files of a megabyte and more: each save is written over those of a checkpoint that was removed."""
+    tap = tapped()
+    model = network(tap, width=30_000)
+    model.compile(keras.optimizers.Adam(2e-3), "mse", metrics=["mae"])
+    _arrays(run, model, tap)
+
+
+@program()
 def mixed_precision(run: Any) -> None:
     """`mixed_float16` with a `LossScaleOptimizer` whose scale grows and shrinks."""
     tap = tapped()

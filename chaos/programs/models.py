@@ -39,10 +39,10 @@ def tapped(depth: int = 1, size: int = BATCH) -> Any:
     return LastIds(size, depth, name="last_ids")
 
 
-def network(tap: Any, *, dropout: float = 0.3) -> Any:
+def network(tap: Any, *, dropout: float = 0.3, width: int = 12) -> Any:
     """An uncompiled model of {"x", "ids"} with everything that a restart easily loses: dropout, batch statistics."""
     x, ids = inputs()
-    hidden = layers.Dense(12, activation="relu", name="first")(tap(x, ids))
+    hidden = layers.Dense(width, activation="relu", name="first")(tap(x, ids))
     hidden = layers.BatchNormalization(name="normalization")(hidden)
     hidden = layers.Dropout(dropout, name="dropout")(hidden)
     return keras.Model({"x": x, "ids": ids}, layers.Dense(1, name="last")(hidden))

@@ -1,8 +1,8 @@
 """Files that nobody needs any more, kept so that the next checkpoint is written over them.
 
 New blocks are dear: the file system reserves them and notes when they are filled, a virtual disk gets memory for them, and deleting old
-ones gives all of it back. Over old blocks a disk writes at its own speed, which is up to three times as fast, so that the tensors of a
-snapshot are let go before training has to copy them.
+ones gives all of it back. Over old blocks a disk writes at its own speed (`python -m benchmarks.durable` has raw writers of both kinds),
+so that the tensors of a snapshot are let go before training has to copy them.
 
 Only what nobody else can see is written over: under its committed name it is gone, durably; it has no other link, and no process has
 it open or mapped. Where that cannot be known it is deleted, and new files are made.
