@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ class Resilient(Method):
 
     name = "resilient"
 
-    def __init__(self, model: Any, directory: Path) -> None:
+    def __init__(self, model: Any, directory: Path, callbacks: Sequence[Any] = ()) -> None:
         super().__init__(model, directory)
         self._store, self._journal = Store(directory), Journal(directory)
         self._store.prepare()
-        self._state = State(model, CallbackStates([]))
+        self._state = State(model, CallbackStates(callbacks))
         self._saver = Saver(
             self._store, self._journal, self._state,
             line=Line("benchmark", 0), cadence=EveryBatches(1), keep=resilient.Keep(), common={}, heartbeat=Heartbeat(),

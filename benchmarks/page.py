@@ -23,6 +23,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 MEASURED = (
     "stall",
     "huge_pages",
+    "history",
     "cadence",
     "durable",
     "restore",

@@ -125,8 +125,10 @@ class Manifest:
             "state": self.state,
             "files": {name: entry.document() for name, entry in self.files.items()},
         }
-        checksum = xxhash.xxh3_128_hexdigest(_canonical(document))
-        return _canonical({**document, "checksum": checksum})
+        body = _canonical(document)
+        checksum = xxhash.xxh3_128_hexdigest(body).encode("ascii")
+        # Where sorting the names would put it; before that there are only a number and a truth value.
+        return body.replace(b'"created":', b'"checksum":"' + checksum + b'","created":', 1)
 
     @property
     def nbytes(self) -> int:

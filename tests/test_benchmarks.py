@@ -91,6 +91,12 @@ def test_huge_pages_are_measured_in_processes_with_and_without_them(tmp_path: Pa
     assert [row[0] for row in table.rows] == ["0.1 MB, plain Python", "0.1 MB, under `resilient run`"]
 
 
+def test_a_long_history_is_measured(tmp_path: Path) -> None:
+    """One row for each length."""
+    (table,) = benchmark("history").tables(measured("history", tmp_path))
+    assert [row[0] for row in table.rows] == ["1", "100"]
+
+
 @pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
 def test_a_method_gives_back_what_it_saved(kind: type[Method], tmp_path: Path) -> None:
     """The whole state, spoiled in between: otherwise a comparison of speeds would compare nothing."""

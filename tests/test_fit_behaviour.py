@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -53,6 +54,33 @@ def test_a_finished_run_trains_nothing_and_returns_its_whole_history(tmp_path: P
     assert (again.history, again.epoch, counter.batches) == (history.history, history.epoch, 0)
     assert values(second) == values(first)
     assert again.preempted is False
+
+
+class Losses(keras.callbacks.Callback):
+    """What the Keras guide shows: the loss of every batch in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.losses.append(logs["loss"])
+
+
+def test_a_long_history_is_the_same_after_a_resume_and_takes_little_of_the_manifest(tmp_path: Path) -> None:
+    """Of 70 epochs, and of what a callback has gathered in 350 batches: bytes in place of decimal text."""
+    keras.utils.set_random_seed(1)
+    undisturbed = Losses()
+    whole = train(tmp_path / "whole", epochs=70, callbacks=[undisturbed])
+    keras.utils.set_random_seed(1)
+    with pytest.raises(resilient.PreemptedError):
+        train(tmp_path / "parts", epochs=70, callbacks=[Losses(), StopAt("on_train_batch_end", 347)])
+    losses = Losses()
+    parts = train(tmp_path / "parts", epochs=70, callbacks=[losses, StopAt("on_train_end", 9)])
+    assert (parts.history, parts.epoch) == (whole.history, whole.epoch)
+    assert len(losses.losses) == 350 and losses.losses == undisturbed.losses
+    text = (resilient.checkpoints(tmp_path / "parts")[-1].path / "manifest.json").read_text()
+    assert max(map(len, re.findall(r"\[[-+0-9.e, ]*\]", text))) < 100
 
 
 def test_what_a_killed_process_left_goes_though_nothing_is_trained(tmp_path: Path) -> None:

@@ -55,6 +55,28 @@ def test_whatever_is_plain_comes_back_the_same(value):
     assert repr(back) == repr(value) or back == value
 
 
+LONG = list(range(100))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"loss": [0.1 * number for number in LONG], "epoch": LONG},
+        tuple(LONG),
+        set(LONG),
+        frozenset(LONG),
+        collections.deque(LONG, 100),
+        [LONG, [float("nan")] * 100, [True] * 100, [2**70] * 100, [0.5, 1] * 100],
+    ],
+)
+def test_long_lists_of_numbers_come_back_the_same_and_are_no_text(value):
+    """In whatever holds them."""
+    back = there_and_back(value)
+    assert type(back) is type(value) and repr(back) == repr(value)
+    if not isinstance(value, list):
+        assert "98, 99" not in json.dumps(plain.encode(value, {}, "k"))
+
+
 def test_arrays_come_back_as_copies_with_dtype_and_shape():
     """In any nesting, each under its own name."""
     value = {"a": [np.arange(6, dtype="int16").reshape(2, 3)], "b": np.float64(0.1), "c": (np.zeros((0, 2)),)}

@@ -19,6 +19,7 @@ from report_samples import BEGAN, Diary, long_run, position
 from resilient import journal
 from resilient.accounts import accounts
 from resilient.journal import EVENTS
+from resilient.packed import pack
 from resilient.report import Kill, Storm, curves, render, scales, words, write_report
 from resilient.report.elapsed import stretches
 from resilient.store import RunLock, Store
@@ -344,6 +345,17 @@ def test_the_history_fills_what_the_journal_does_not_tell():
     found = curves.curves([], _history({"loss": [3.0, 2.0, 1.0], "val_loss": [4.0]}, 3, frequency=2))
     drawn = {curve.name: [(point.step, point.value) for point in curve.kept()] for curve in found}
     assert drawn == {"loss": [(10.0, 3.0), (20.0, 2.0), (30.0, 1.0)], "val_loss": [(20.0, 4.0)]}
+
+
+def test_the_history_of_a_long_training_is_read_where_it_is_packed():
+    """As `fit` saves it from 64 epochs on."""
+    made = _history({"loss": [float(number) for number in range(100)], "val_loss": [1.0] * 50}, 100, frequency=2)
+    attributes = made.state["callbacks"][0]["attributes"]
+    attributes["epoch"] = pack(attributes["epoch"])
+    attributes["history"]["v"] = [[name, pack(values) or values] for name, values in attributes["history"]["v"]]
+    found = {curve.name: [(point.step, point.value) for point in curve.kept()] for curve in curves.curves([], made)}
+    assert found["loss"] == [(10.0 * (number + 1), float(number)) for number in range(100)]
+    assert found["val_loss"] == [(20.0 * (number + 1), 1.0) for number in range(50)]
 
 
 def test_work_that_was_done_again_is_told_apart_from_what_counts(tmp_path):

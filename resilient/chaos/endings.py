@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from resilient.comparing import Difference, differences
 from resilient.errors import ResilientError
+from resilient.packed import unpack
 from resilient.store import Checkpoint, Store
 
 _PROMISED = ("model:", "optimizer:", "state:metrics/")
@@ -106,7 +107,7 @@ def history(checkpoint: Checkpoint) -> dict[str, list[Any]]:
     for callback in checkpoint.manifest.state.get("callbacks", ()):
         if _kind(callback) == "History":
             kept = dict(callback.get("attributes", {}).get("history", {}).get("v", ()))
-            return {name: values for name, values in kept.items() if isinstance(values, list)}
+            return {name: values for name, column in kept.items() if (values := unpack(column)) is not None}
     return {}
 
 

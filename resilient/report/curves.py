@@ -9,6 +9,7 @@ from typing import Any
 
 from resilient.accounts import Save
 from resilient.manifest import Manifest
+from resilient.packed import unpack
 from resilient.report.elapsed import Stretch
 
 VALIDATION = "val_"
@@ -121,12 +122,12 @@ def _validated(manifest: Manifest) -> Any:
 def _by_epoch(epochs: Any, columns: Any, frequency: Any) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     pairs = columns.get("v") if isinstance(columns, dict) else None
-    if not isinstance(epochs, list) or not isinstance(pairs, list):
-        return found
-    for pair in pairs:
-        name, values = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
-        if isinstance(name, str) and isinstance(values, list):
-            for epoch, value in zip(_epochs_of(values, epochs, frequency), values, strict=False):
+    trained = unpack(epochs) or []
+    for pair in pairs if isinstance(pairs, list) else []:
+        name, column = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
+        values = unpack(column) or []
+        if isinstance(name, str):
+            for epoch, value in zip(_epochs_of(values, trained, frequency), values, strict=False):
                 if isinstance(epoch, int) and isinstance(value, (int, float)):
                     found.setdefault(epoch, {})[name] = float(value)
     return found

@@ -1,6 +1,7 @@
 """Plain Python data <-> JSON and arrays, exactly: what comes back has the same types and the same bits.
 
-Scalars and lists are JSON as they are; everything else is an object with a tag. Nothing here can run code when it is decoded.
+Scalars and lists are JSON as they are (long lists of numbers are packed); everything else is an object with a tag. Nothing here can run
+code when it is decoded.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import xxhash
+
+from resilient import packed
 
 _TAG = "!"
 _MAX_DEPTH = 32
@@ -89,8 +92,8 @@ class _Encoder:
             return self._array(_from_tensor(value), key)
         return _encode_leaf(value)
 
-    def _items(self, items: Any, key: str, depth: int) -> list[Any]:
-        return [self.encode(item, f"{key}/{i}", depth + 1) for i, item in enumerate(items)]
+    def _items(self, items: Any, key: str, depth: int) -> list[Any] | dict[str, str]:
+        return packed.pack(items) or [self.encode(item, f"{key}/{i}", depth + 1) for i, item in enumerate(items)]
 
     def _array(self, value: Any, key: str) -> Any:
         if value.dtype.hasobject or (value.dtype.kind in "cSUVMm" and value.dtype.name not in ("bfloat16", "float8_e4m3fn", "float8_e5m2")):
@@ -170,6 +173,13 @@ def decode(value: Any, arrays: Mapping[str, Any]) -> Any:
     return decoder(value, arrays)
 
 
+def _decode_packed(value: Any, _arrays: Any) -> list[Any]:
+    values = packed.unpack(value)
+    if values is None:
+        raise ValueError("a packed list that is none")
+    return values
+
+
 def _decode_random(value: Any, _arrays: Any) -> random.Random:
     version, internal, gauss = value["v"]
     generator = random.Random()
@@ -193,6 +203,7 @@ def _decode_randomstate(value: Any, _arrays: Any) -> np.random.RandomState:
 
 
 _DECODERS: dict[Any, Any] = {
+    "list": _decode_packed,
     "tuple": lambda v, a: tuple(decode(v["v"], a)),
     "set": lambda v, a: set(decode(v["v"], a)),
     "frozenset": lambda v, a: frozenset(decode(v["v"], a)),

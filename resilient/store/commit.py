@@ -40,11 +40,17 @@ class CommitCancelled(Exception):  # noqa: N818  nothing is wrong
     """The commit was given up before it was acknowledged; nothing of it has a committed name."""
 
 
-def write_checkpoint(target: Path, manifest: Manifest, files: Mapping[str, NewFile], options: WriteOptions) -> tuple[Manifest, Path | None]:
-    """Commits `files` and `manifest` as the directory `target`, in place of one that is there.
+@dataclasses.dataclass(frozen=True)
+class Committed:
+    """A commit that is durable: its manifest, the bytes of that, and the directory that it replaced, under a temporary name."""
 
-    Returns:
-        The manifest as written, and the directory that was replaced, under a temporary name (None where there was none).
+    manifest: Manifest
+    encoded: bytes
+    replaced: Path | None
+
+
+def write_checkpoint(target: Path, manifest: Manifest, files: Mapping[str, NewFile], options: WriteOptions) -> Committed:
+    """Commits `files` and `manifest` as the directory `target`, in place of one that is there.
 
     Raises:
         OSError: nothing was committed, and no temporary is left (but what was replaced, if syncing the parent failed: then
@@ -56,13 +62,13 @@ def write_checkpoint(target: Path, manifest: Manifest, files: Mapping[str, NewFi
     options.planned()
     temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
     try:
-        written = _write_directory(temporary, manifest, files, layouts, options)
+        written, encoded = _write_directory(temporary, manifest, files, layouts, options)
         replaced = _publish(temporary, target)
     except BaseException as error:
         _clear_away(temporary, options, given_up=isinstance(error, CommitCancelled))
         raise
     sync_directory(target.parent)
-    return written, replaced
+    return Committed(written, encoded, replaced)
 
 
 def _clear_away(temporary: Path, options: WriteOptions, *, given_up: bool) -> None:
@@ -90,7 +96,7 @@ def _write_directory(
     files: Mapping[str, NewFile],
     layouts: Mapping[str, Layout | None],
     options: WriteOptions,
-) -> Manifest:
+) -> tuple[Manifest, bytes]:
     _check_encodable(manifest, files)  # before the data is written, not after
     temporary.mkdir()
     entries = {name: _write_part(temporary / name, file, layouts[name], options) for name, file in files.items()}
@@ -98,7 +104,7 @@ def _write_directory(
     encoded = written.encode()
     write_file(temporary / MANIFEST_NAME, len(encoded), [encoded], options)
     sync_directory(temporary)
-    return written
+    return written, encoded
 
 
 def _write_part(path: Path, file: NewFile, layout: Layout | None, options: WriteOptions) -> FileEntry:

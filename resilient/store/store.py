@@ -15,7 +15,7 @@ from resilient.errors import CheckpointCorruptError, CheckpointMismatchError, Co
 from resilient.keep import Keep, best_sequence, ranked
 from resilient.manifest import MAX_STEP, CheckpointInfo, Frozen, Manifest, parse_step_name, step_name
 from resilient.store import parts
-from resilient.store.commit import discard, put_aside, recover, write_checkpoint
+from resilient.store.commit import Committed, discard, put_aside, recover, write_checkpoint
 from resilient.store.files import make_directories
 from resilient.store.oserrors import storage_errors
 from resilient.store.output import Reused, WriteOptions
@@ -106,31 +106,31 @@ class Store:
         if not 0 <= step <= MAX_STEP:
             raise ConfigurationError(f"Step {step} cannot be saved. It has to lie between 0 and {MAX_STEP}.")
         written = self._write(self._path(step), manifest, parts.split(files, frozen, self._earlier), options)
-        self._known_valid.add((step, written.sequence))
-        self._decoded[step_name(step)] = written.encode(), written
-        return written
+        self._known_valid.add((step, written.manifest.sequence))
+        self._decoded[step_name(step)] = written.encoded, written.manifest
+        return written.manifest
 
     def commit_final(
         self, manifest: Manifest, files: Mapping[str, Mapping[str, Any]], frozen: Mapping[str, Frozen] = MappingProxyType({})
     ) -> Manifest:
         """Saves the state after the end of training, in place of an earlier one. Like `commit`; nothing else is left to do by then."""
         options = WriteOptions(awaited=lambda: True)
-        return self._write(self.directory / FINAL, manifest, parts.split(files, frozen, self._earlier), options)
+        return self._write(self.directory / FINAL, manifest, parts.split(files, frozen, self._earlier), options).manifest
 
     def continue_from(self, checkpoint: Checkpoint, generation: int) -> None:
         """The live state is that of this checkpoint: as long as its frozen tensors are of this generation, commits may link to it."""
         self._remember(checkpoint.path, checkpoint.manifest, dict.fromkeys(checkpoint.manifest.files, generation))
 
-    def _write(self, target: Path, manifest: Manifest, files: Mapping[str, parts.NewFile], options: WriteOptions) -> Manifest:
+    def _write(self, target: Path, manifest: Manifest, files: Mapping[str, parts.NewFile], options: WriteOptions) -> Committed:
         self._make_way(target)
         with storage_errors("save the checkpoint", target):
             self._reused = self._reused or Reused(self._spare)
-            written, replaced = write_checkpoint(target, manifest, files, dataclasses.replace(options, reused=self._reused))
-        self._remember(target, written, {name: file.generation for name, file in files.items()})
+            written = write_checkpoint(target, manifest, files, dataclasses.replace(options, reused=self._reused))
+        self._remember(target, written.manifest, {name: file.generation for name, file in files.items()})
         # The new one is durable by now. That the old one cannot be removed is no failure of the commit; `prepare` will try again.
         with contextlib.suppress(OSError):
             self._spare.drop()
-            discard([replaced] if replaced is not None else [], self._spare.keep)
+            discard([written.replaced] if written.replaced is not None else [], self._spare.keep)
         return written
 
     def _remember(self, path: Path, manifest: Manifest, generations: Mapping[str, int | None]) -> None:
