@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from typing import Any
 
 from resilient import keras_private
 from resilient.auditing import Finding, fit_findings
 from resilient.data import EpochPlan
-from resilient.fitting import fit
+from resilient.fitting import bound, fit
 from resilient.inputs import Data, check_model, inputs_of
 from resilient.state import rng
 
@@ -29,12 +28,11 @@ def audit(model: Any, *arguments: Any, **named: Any) -> list[Finding]:
         A list of `Finding` (`what`, `why`, `remedy`; `str()` gives the sentence), [] if everything can be resumed exactly.
 
     Raises:
-        ConfigurationError: an argument is wrong.
-        TypeError: `fit` has no such argument.
+        ConfigurationError: an argument is wrong, or `fit` has none of that name.
     """
-    bound = inspect.signature(fit).bind(model, *arguments, **{"directory": "", **named})
-    bound.apply_defaults()
-    given = Data(**{field.name: bound.arguments[field.name] for field in dataclasses.fields(Data)})
+    call = bound(fit, (model, *arguments), {"directory": "", **named})
+    call.apply_defaults()
+    given = Data(**{field.name: call.arguments[field.name] for field in dataclasses.fields(Data)})
     check_model(model)
     inputs = inputs_of(model, given)
     generators = rng.snapshot()
@@ -47,6 +45,6 @@ def audit(model: Any, *arguments: Any, **named: Any) -> list[Finding]:
         if not data.is_used_up:
             with keras_private.strategy_scope(model):
                 keras_private.symbolic_build(model, data.sample(), data.element_spec())
-        return fit_findings(model, data, inputs.validation, bound.arguments["callbacks"])
+        return fit_findings(model, data, inputs.validation, call.arguments["callbacks"])
     finally:
         rng.restore(generators)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 import gc
+import inspect
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from resilient import settings as settings_module
 from resilient.errors import ConfigurationError, Preempted, PreemptedError, ResilientError, RunInUseError
@@ -23,10 +26,43 @@ from resilient.run import Preemption, Run
 from resilient.settings import DEFAULT_SIGNALS, Settings
 from resilient.store import RunLock, Store
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
 _in_use: set[Path] = set()
 _in_use_lock = threading.Lock()
 
 
+def bound(function: Callable[..., Any], given: Sequence[Any], named: Mapping[str, Any]) -> inspect.BoundArguments:
+    """The arguments of a call by their names.
+
+    Raises:
+        ConfigurationError: `function` has no such argument, or needs one more.
+    """
+    signature, name = inspect.signature(function), f"resilient.{function.__name__}"
+    for unknown in [key for key in named if key not in signature.parameters]:
+        close = difflib.get_close_matches(unknown, signature.parameters, 1)
+        remedy = f"Did you mean {close[0]}?" if close else "Leave it out."
+        raise ConfigurationError(f"{name} has no argument {unknown}. {remedy}")
+    try:
+        return signature.bind(*given, **named)
+    except TypeError as error:
+        raise ConfigurationError(f"{name} cannot be called like this: {error}. Correct the call.") from None
+
+
+def _names_checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A wrong argument by its name is an error of configuration like one by its value: no restart would help."""
+
+    @functools.wraps(function)
+    def checked(*given: _P.args, **named: _P.kwargs) -> _R:
+        with _exit_code_for_uncaught():
+            bound(function, given, named)
+        return function(*given, **named)
+
+    return checked
+
+
+@_names_checked
 def fit(  # noqa: D417, PLR0917  the arguments of Model.fit, in its order, described in one entry
     model: Any,
     x: Any = None,

@@ -56,6 +56,22 @@ def test_a_finished_run_trains_nothing_and_returns_its_whole_history(tmp_path: P
     assert again.preempted is False
 
 
+@pytest.mark.parametrize(
+    ("given", "named", "told"),
+    [
+        ((), {"directroy": "runs/a"}, "resilient.fit has no argument directroy. Did you mean directory?"),
+        ((), {"directory": "runs/a", "use_multiprocessing": True}, "resilient.fit has no argument use_multiprocessing. Leave it out."),
+        ((), {}, "resilient.fit cannot be called like this: missing a required argument: 'directory'. Correct the call."),
+        ((X,), {"x": X, "directory": "runs/a"}, "multiple values for argument 'x'"),
+    ],
+)
+def test_an_argument_that_fit_does_not_have_is_one_sentence(given: Any, named: Any, told: str) -> None:
+    """It needs a human, as a wrong value does; and it still is the TypeError that Python would have raised."""
+    with pytest.raises(resilient.ConfigurationError, match=re.escape(told)) as raised:
+        resilient.fit(model(), *given, **named)
+    assert isinstance(raised.value, TypeError) and raised.value.exit_code == 78
+
+
 class Losses(keras.callbacks.Callback):
     """What the Keras guide shows: the loss of every batch in a list."""
 

@@ -324,7 +324,7 @@ def test_arrays_after_another_input_and_the_other_way_round_are_refused(tmp_path
 
 def test_an_audit_knows_the_arguments_of_fit() -> None:
     """A misspelt one is an error, as it is for fit."""
-    with pytest.raises(TypeError, match="save_evry"):
+    with pytest.raises(resilient.ConfigurationError, match=r"has no argument save_evry\. Did you mean save_every\?"):
         resilient.audit(built(), X, Y, save_evry=2)
     assert resilient.audit(built(), X, Y, save_every=2, epochs=3, directory="runs/none") == []
 

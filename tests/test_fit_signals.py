@@ -191,6 +191,14 @@ def test_an_error_that_needs_a_human_ends_the_program_with_78(tmp_path: Path, pr
     assert "batch_size was 16 and is 8" in errors and "Traceback" in errors
 
 
+def test_a_misspelt_argument_ends_the_program_with_78(tmp_path: Path, processes: Any) -> None:
+    """So that no supervisor starts it again."""
+    process = start(tmp_path, 'arguments["save_evry"] = 2')
+    processes.append(process)
+    code, errors = end(process)
+    assert code == 78 and "has no argument save_evry. Did you mean save_every?" in errors
+
+
 def test_a_second_process_is_refused_while_the_first_one_lives_and_not_after_its_death(tmp_path: Path, processes: Any) -> None:
     """RunLockedError names the owner's pid; SIGKILL of the owner frees the directory."""
     first = start(tmp_path)

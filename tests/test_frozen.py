@@ -1,4 +1,4 @@
-"""Frozen weights through `fit`: written once, also over a resume, and written again as soon as somebody changes them."""
+"""What training does not change, through `fit`: written once, also over a resume, and written again as soon as somebody changes it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tensorflow as tf
 import resilient
 from resilient.state import State
 from resilient.state.callbacks import CallbackStates
+from resilient.state.frozen import RESTORED, UntouchedArrays
 from resilient.state.host_copies import Headroom
 from resilient.store import Store
 
@@ -190,3 +191,103 @@ def test_the_parts_of_a_run_can_be_read_by_other_tools(tmp_path: Path) -> None:
     merged = Store(tmp_path).load(newest.step).tensors["model.safetensors"]
     assert len(merged) == len(names) and list(load_file(newest.path / PART))
     assert sum(len(load_file(newest.path / name)) for name in (PART, "model.safetensors")) == len(merged)
+
+
+# -- arrays that callbacks replace -----------------------------------------------------------------------------------------------------
+
+STATE_PART = "state.frozen.safetensors"
+
+
+class Counting(keras.callbacks.Callback):
+    """Has some state."""
+
+    batches = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.batches += 1
+
+
+def remembered(directory: Path, stopping: Any, *callbacks: Any) -> list[bytes]:
+    """Bits of the model and of the best weights after three epochs of eight batches."""
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((WIDTH,)), keras.layers.Dense(512), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.SGD(1e-4), "mse")
+    resilient.fit(
+        model, X, Y, batch_size=4, epochs=3, directory=directory, save_every=1, callbacks=[*callbacks, stopping], monitor="loss",
+        keep=resilient.Keep(last=50), verbose=0,
+    )  # fmt: skip
+    return bits([*(variable.numpy() for variable in model.variables), *stopping.best_weights])
+
+
+def early(**options: Any) -> Any:
+    return keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True, **options)
+
+
+def state_parts(directory: Path) -> dict[int, int]:
+    """Step -> inode of the state's part, of the checkpoints that have one."""
+    found = {info.step: info.path / STATE_PART for info in resilient.checkpoints(directory)}
+    return {step: path.stat().st_ino for step, path in found.items() if path.exists()}
+
+
+def test_best_weights_that_stay_the_same_are_written_once_and_a_resume_goes_on_sharing_them(tmp_path: Path) -> None:
+    """EarlyStopping's are as large as the model, and every save holds them. There are two files, so that damage to one leaves the other."""
+    once = {"min_delta": 1e9}  # the first epoch is the best, whatever follows
+    whole = remembered(tmp_path / "whole", early(**once), never(stop))
+    with pytest.raises(StoppedError):
+        remembered(tmp_path / "run", early(**once), AtBatch(20, stop))  # in the third epoch
+    stopped = state_parts(tmp_path / "run")
+    assert remembered(tmp_path / "run", early(**once), never(stop)) == whole
+    shared = state_parts(tmp_path / "run")
+    assert max(shared) > max(stopped) > 12 and len(set(stopped.values())) == 2 and len(set(shared.values())) == 3
+    newest = resilient.checkpoints(tmp_path / "run")[-1]
+    assert (newest.path / STATE_PART).stat().st_size > 0.45 * newest.nbytes
+    assert resilient.verify(tmp_path / "run") == []
+    damaged = (newest.path / STATE_PART).read_bytes()
+    (newest.path / STATE_PART).write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))  # in place: in all that share it
+    found = Store(tmp_path / "run").latest(lambda name, reason: None)
+    assert found is not None and found.manifest.progress.step == sorted(shared)[-2]
+
+
+def test_best_weights_that_change_are_written_as_they_are(tmp_path: Path) -> None:
+    """Each epoch is better than the one before: each has a part of its own, which the end and a resume get back."""
+    whole = remembered(tmp_path / "whole", early(), never(stop))
+    with pytest.raises(StoppedError):
+        remembered(tmp_path / "run", early(), AtBatch(20, stop))
+    assert remembered(tmp_path / "run", early(), never(stop)) == whole
+    found = state_parts(tmp_path / "run")
+    second, third = ({inode for step, inode in found.items() if first < step <= first + 7} for first in (8, 16))
+    assert second and third and not second & third
+
+
+def test_best_weights_are_written_anew_where_they_have_another_name(tmp_path: Path) -> None:
+    """A callback more before them, and they are not what the earlier part calls them: linked to it they would never be found again."""
+    with pytest.raises(StoppedError):
+        remembered(tmp_path, early(min_delta=1e9), AtBatch(12, stop))
+    with pytest.raises(StoppedError), pytest.warns(UserWarning, match="callbacks changed"):
+        remembered(tmp_path, early(min_delta=1e9), Counting(), AtBatch(15, stop))
+    again = early(min_delta=1e9)
+    remembered(tmp_path, again, Counting(), never(stop))
+    assert again.best_weights is not None and resilient.verify(tmp_path) == []
+    found = state_parts(tmp_path)
+    before, after = ({inode for step, inode in found.items() if (step < 10) is early} for early in (True, False))
+    assert before and after and not before & after
+
+
+def test_the_same_arrays_are_of_one_generation_and_others_of_the_next() -> None:
+    """By identity: equal bits in another array are of another one, and so is an array in the place of one that is gone."""
+    follower = UntouchedArrays()
+    arrays = {"a": np.zeros(2**18), "small": np.zeros(3)}
+    first = follower.find(arrays)
+    assert first is not None and first.names == ("a",) and first.generation not in (None, RESTORED)
+    assert follower.find(dict(arrays)) == first
+    arrays["a"] = np.zeros(2**18)
+    second = follower.find(arrays)
+    assert second is not None and second.generation != first.generation
+    del arrays["a"]
+    assert follower.find(arrays) is None
+    arrays["a"] = np.zeros(2**18)
+    assert follower.find(arrays) not in (first, second)
+    follower.restored(arrays, ["a"])
+    assert follower.find(arrays).generation == RESTORED
+    follower.restored(arrays, ["b"])
+    assert follower.find(arrays).generation != RESTORED

@@ -48,11 +48,11 @@ def run_eagerly(run: Any) -> None:
 
 @program()
 def large_files(run: Any) -> None:
-    """Files of a megabyte and more: each save is written over those of a checkpoint that was removed."""
+    """Files of a megabyte and more: each save is written over those of a checkpoint that was removed, and best weights are linked."""
     tap = tapped()
     model = network(tap, width=30_000)
     model.compile(keras.optimizers.Adam(2e-3), "mse", metrics=["mae"])
-    _arrays(run, model, tap)
+    _arrays(run, model, tap, callbacks=[keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)])
 
 
 @program()
@@ -99,6 +99,26 @@ class Warming(keras.callbacks.Callback):
         """Ten per cent more, up to a hundredth."""
         rate = float(np.asarray(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
         self.model.optimizer.learning_rate = min(rate * 1.1, 1e-2)
+
+
+class Losses(keras.callbacks.Callback):
+    """Gathers the loss of every batch, as Keras' guide to callbacks does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """One more."""
+        self.losses.append(logs["loss"])
+
+
+@program()
+def gathered_losses(run: Any) -> None:
+    """A callback with a list of the losses of all batches."""
+    losses = Losses()
+    _arrays(run, *regression(), callbacks=[losses], epochs=6)
+    run.also("losses", {"all": losses.losses})
 
 
 @program()

@@ -9,7 +9,7 @@ from typing import Any
 from resilient.manifest import Frozen
 from resilient.state import backend, rng, variables
 from resilient.state.callbacks import CallbackStates
-from resilient.state.frozen import RESTORED, FrozenWeights
+from resilient.state.frozen import RESTORED, FrozenWeights, UntouchedArrays
 
 __all__ = ["RESTORED", "Capture", "CallbackStates", "State", "apply_to_model", "checkpoint_groups"]
 
@@ -40,6 +40,7 @@ class State:
         self._framework = backend.live()
         self._live = variables.LiveVariables(model)
         self._frozen: FrozenWeights | None = None
+        self._untouched = UntouchedArrays()
 
     @property
     def callbacks(self) -> CallbackStates:
@@ -49,11 +50,12 @@ class State:
     def capture(self) -> Capture:
         """Snapshot of this moment; call it only between two batches. TensorFlow's is by reference, the others' are copies."""
         taken = self._live.snapshot(self._framework)
-        frozen = self._frozen_weights.find(self._live.groups["model"], taken["model"])
+        weights = self._frozen_weights.find(self._live.groups["model"], taken["model"])
         arrays: dict[str, Any] = {f"{METRICS}/{name}": value for name, value in taken[METRICS].items()}
         meta = {"rng": rng.capture(arrays), "callbacks": self._callbacks.capture(arrays)}
         files = {_MODEL_FILE: taken["model"], _OPTIMIZER_FILE: taken["optimizer"], _STATE_FILE: arrays}
-        return Capture(files, {} if frozen is None else {_MODEL_FILE: frozen}, meta)
+        parts = {_MODEL_FILE: weights, _STATE_FILE: self._untouched.find(self._callbacks.untouched(arrays))}
+        return Capture(files, {name: part for name, part in parts.items() if part is not None}, meta)
 
     @property
     def _frozen_weights(self) -> FrozenWeights:
@@ -81,6 +83,7 @@ class State:
             variables.assign(self._framework, groups[group], named)
         self._follow_frozen(live["model"], groups["model"], set(frozen.get(_MODEL_FILE, ())))
         self._callbacks.apply(meta["callbacks"], tensors[_STATE_FILE])
+        self._follow_untouched(frozen.get(_STATE_FILE, ()))
         rng.apply(meta["rng"], tensors[_STATE_FILE])
 
     def _follow_frozen(self, named: variables.Named, saved: Mapping[str, Any], frozen: set[str]) -> None:
@@ -88,6 +91,11 @@ class State:
         today = [name for name, before in zip(named, saved, strict=True) if before in frozen]
         values = self._framework.snapshot(self._model, tuple(named[name] for name in today))
         self._frozen_weights.restored(named, dict(zip(today, values, strict=True)))
+
+    def _follow_untouched(self, saved: Sequence[str]) -> None:
+        arrays: dict[str, Any] = {}
+        self._callbacks.capture(arrays)
+        self._untouched.restored(self._callbacks.untouched(arrays), saved)
 
 
 def checkpoint_groups(tensors: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -44,6 +44,11 @@ class CallbackStates:
             for index, callback in enumerate(self._callbacks)
         ]
 
+    def untouched(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the captured `arrays` that nobody writes into: their callbacks replace them, and nobody else has them."""
+        prefixes = tuple(f"{PREFIX}/{index}/" for index, callback in enumerate(self._callbacks) if _only_replaces(callback))
+        return {name: array for name, array in arrays.items() if name.startswith(prefixes) and array.flags.owndata}
+
     def _capture_one(self, index: int, callback: Any, key: str, arrays: MutableMapping[str, Any]) -> dict[str, Any]:
         if _has_own_state(callback):
             return {"state": _own_state(callback, arrays, f"{key}/state")}
@@ -137,8 +142,7 @@ def _attributes(callback: Any, arrays: MutableMapping[str, Any], key: str) -> di
     skipped = _KERAS_OWN | (_MONITOR_OWN if _is_monitor(callback) else set())
     if isinstance(callback, keras.callbacks.CSVLogger):
         skipped |= _CSV_OWN
-    # Keras' own callbacks replace arrays (EarlyStopping's best weights) and never write into them.
-    copy = not type(callback).__module__.startswith("keras.")
+    copy = not _only_replaces(callback)
     found = {}
     for name, value in vars(callback).items():
         if name in skipped or callable(value):
@@ -148,6 +152,11 @@ def _attributes(callback: Any, arrays: MutableMapping[str, Any], key: str) -> di
         except plain.OpaqueError:
             continue
     return found
+
+
+def _only_replaces(callback: Any) -> bool:
+    """Keras' own callbacks replace arrays (EarlyStopping's best weights) and never write into them."""
+    return type(callback).__module__.startswith("keras.") and not _has_own_state(callback)
 
 
 def _is_monitor(callback: Any) -> bool:

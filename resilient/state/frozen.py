@@ -1,4 +1,4 @@
-"""Weights that training does not change (a frozen backbone): which they are, and whether anything has written to them.
+"""Tensors that training does not change (a frozen backbone, EarlyStopping's best weights): which they are, and whether they are the same.
 
 A snapshot under TensorFlow holds a reference to a variable's buffer, and whoever writes to the variable while it is held has to give it
 another one. As long as the buffer is the one held since the last capture, its bits are the same: nothing has to be read to know it.
@@ -7,7 +7,8 @@ another one. As long as the buffer is the one held since the last capture, its b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resilient import keras_private
@@ -16,6 +17,7 @@ from resilient.state.backend import Backend
 
 RESTORED = 0  # the generation of what a checkpoint has put into the variables
 _SMALL = 2**10  # elements; below this a variable costs next to nothing to write
+_COPIES = 2  # of what cannot be had again from elsewhere, as a backbone can
 _WORTHWHILE = 2**18  # elements in all; below this a file of their own costs more than it saves
 
 
@@ -69,6 +71,39 @@ class FrozenWeights:
             self._written.add(name)
             return True
         return False
+
+
+class UntouchedArrays:
+    """Follows arrays that are replaced and never written into, from one capture to the next: the same object has the same bits."""
+
+    def __init__(self) -> None:
+        self._followed: dict[str, weakref.ref[Any]] = {}  # weak, because what was replaced may be as large as the model
+        self._generation = RESTORED
+
+    def find(self, arrays: Mapping[str, Any]) -> Frozen | None:
+        """The large ones of `arrays`; None where there are too few to matter."""
+        large = _large(arrays)
+        if not self._followed_are(large):
+            self._generation += 1
+            self._follow(large)
+        return Frozen(tuple(large), self._generation, _COPIES) if large else None
+
+    def restored(self, arrays: Mapping[str, Any], saved: Sequence[str]) -> None:
+        """What a checkpoint holds is in `arrays` now; `saved` are those that it has in a part of their own."""
+        large = _large(arrays)
+        self._generation = RESTORED if list(large) == list(saved) else RESTORED + 1  # by other names they are not found in that part
+        self._follow(large)
+
+    def _follow(self, arrays: Mapping[str, Any]) -> None:
+        self._followed = {name: weakref.ref(array) for name, array in arrays.items()}
+
+    def _followed_are(self, arrays: Mapping[str, Any]) -> bool:
+        return list(self._followed) == list(arrays) and all(self._followed[name]() is array for name, array in arrays.items())
+
+
+def _large(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: array for name, array in arrays.items() if _size(array) >= _SMALL}
+    return found if sum(map(_size, found.values())) >= _WORTHWHILE else {}
 
 
 def _size(variable: Any) -> int:

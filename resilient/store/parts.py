@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from resilient.manifest import FileEntry, Frozen
+    from resilient.manifest import FileEntry, Frozen, Manifest
     from resilient.store.safetensors_format import Layout
 
 _SUFFIX = safetensors_format.SUFFIX
 _PART = f".frozen{_SUFFIX}"
+_COPIES = 2  # of one part that anybody asks for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,28 @@ class Earlier:
     path: Path
     entry: FileEntry
     generation: int | None
+
+
+class KnownParts:
+    """The parts of the last commits, to which the next one may link."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, list[Earlier]] = {}  # by name, the newest last
+
+    def remember(self, path: Path, manifest: Manifest, generations: Mapping[str, int | None]) -> None:
+        """A checkpoint is at `path` now; `generations` of its files by name."""
+        for name, entry in manifest.files.items():
+            if entry.positions is not None:
+                newest = Earlier(path / name, entry, generations[name])
+                self._files[name] = [*self._files.get(name, ()), newest][-_COPIES:]
+
+    def to_link(self, name: str, part: Frozen, positions: tuple[int, ...]) -> Earlier | None:
+        """The file that the next may be, if its bytes are; None where there is none, or too few to share one."""
+        found = [earlier for earlier in self._files.get(name, ()) if earlier.entry.positions == positions]
+        if part.copies > 1:
+            found = [earlier for earlier in found if earlier.generation == part.generation]
+        # The oldest of so many: the checkpoints take turns, and damage to one file leaves every second of them.
+        return found[-part.copies] if len(found) >= part.copies else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +84,7 @@ class NewFile:
         return layout.size == self.earlier.entry.size and _checksum(layout.chunks()) == self.earlier.entry.xxh3_128
 
 
-def split(files: Mapping[str, Mapping[str, Any]], frozen: Mapping[str, Frozen], earlier: Mapping[str, Earlier]) -> dict[str, NewFile]:
+def split(files: Mapping[str, Mapping[str, Any]], frozen: Mapping[str, Frozen], known: KnownParts) -> dict[str, NewFile]:
     """The files to write, each with its frozen part taken out into one of its own."""
     found: dict[str, NewFile] = {}
     for name, tensors in files.items():
@@ -70,9 +93,8 @@ def split(files: Mapping[str, Mapping[str, Any]], frozen: Mapping[str, Frozen], 
         if part is not None and names:
             still = {key: value for key, value in tensors.items() if key in names}
             positions = tuple(index for index, key in enumerate(tensors) if key in names)
-            before = earlier.get(part_name(name))
-            same_tensors = before is not None and before.entry.positions == positions
-            found[part_name(name)] = NewFile(still, positions, part.generation, before if same_tensors else None)
+            earlier = known.to_link(part_name(name), part, positions)
+            found[part_name(name)] = NewFile(still, positions, part.generation, earlier)
         if len(names) < len(tensors) or not names:
             found[name] = NewFile({key: value for key, value in tensors.items() if key not in names})
     return found

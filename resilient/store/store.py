@@ -43,7 +43,7 @@ class Store:
         self.directory = Path(directory)
         self._checkpoints = self.directory / CHECKPOINTS
         self._known_valid: set[tuple[int, int]] = set()  # (step, sequence) of what this object wrote or verified
-        self._earlier: dict[str, parts.Earlier] = {}  # frozen parts that the next commit may link to
+        self._parts = parts.KnownParts()
         self._spare = Spare()
         self._reused: Reused | None = None  # from the first commit on
         self._decoded: Known = {}  # what retention need not decode
@@ -105,7 +105,7 @@ class Store:
         step = manifest.progress.step
         if not 0 <= step <= MAX_STEP:
             raise ConfigurationError(f"Step {step} cannot be saved. It has to lie between 0 and {MAX_STEP}.")
-        written = self._write(self._path(step), manifest, parts.split(files, frozen, self._earlier), options)
+        written = self._write(self._path(step), manifest, parts.split(files, frozen, self._parts), options)
         self._known_valid.add((step, written.manifest.sequence))
         self._decoded[step_name(step)] = written.encoded, written.manifest
         return written.manifest
@@ -115,28 +115,23 @@ class Store:
     ) -> Manifest:
         """Saves the state after the end of training, in place of an earlier one. Like `commit`; nothing else is left to do by then."""
         options = WriteOptions(awaited=lambda: True)
-        return self._write(self.directory / FINAL, manifest, parts.split(files, frozen, self._earlier), options).manifest
+        return self._write(self.directory / FINAL, manifest, parts.split(files, frozen, self._parts), options).manifest
 
     def continue_from(self, checkpoint: Checkpoint, generation: int) -> None:
         """The live state is that of this checkpoint: as long as its frozen tensors are of this generation, commits may link to it."""
-        self._remember(checkpoint.path, checkpoint.manifest, dict.fromkeys(checkpoint.manifest.files, generation))
+        self._parts.remember(checkpoint.path, checkpoint.manifest, dict.fromkeys(checkpoint.manifest.files, generation))
 
     def _write(self, target: Path, manifest: Manifest, files: Mapping[str, parts.NewFile], options: WriteOptions) -> Committed:
         self._make_way(target)
         with storage_errors("save the checkpoint", target):
             self._reused = self._reused or Reused(self._spare)
             written = write_checkpoint(target, manifest, files, dataclasses.replace(options, reused=self._reused))
-        self._remember(target, written.manifest, {name: file.generation for name, file in files.items()})
+        self._parts.remember(target, written.manifest, {name: file.generation for name, file in files.items()})
         # The new one is durable by now. That the old one cannot be removed is no failure of the commit; `prepare` will try again.
         with contextlib.suppress(OSError):
             self._spare.drop()
             discard([written.replaced] if written.replaced is not None else [], self._spare.keep)
         return written
-
-    def _remember(self, path: Path, manifest: Manifest, generations: Mapping[str, int | None]) -> None:
-        for name, entry in manifest.files.items():
-            if entry.positions is not None:
-                self._earlier[name] = parts.Earlier(path / name, entry, generations[name])
 
     def _make_way(self, target: Path) -> None:
         """Keeps what is damaged there. Once it is replaced it has a temporary's name: a kill would leave it to be swept."""
