@@ -269,7 +269,7 @@ def test_best_weights_are_written_anew_where_they_have_another_name(tmp_path: Pa
     remembered(tmp_path, again, Counting(), never(stop))
     assert again.best_weights is not None and resilient.verify(tmp_path) == []
     found = state_parts(tmp_path)
-    before, after = ({inode for step, inode in found.items() if (step < 10) is early} for early in (True, False))
+    before, after = ({inode for step, inode in found.items() if (step < 10) is first} for first in (True, False))
     assert before and after and not before & after
 
 
