@@ -37,7 +37,7 @@ def bound(function: Callable[..., Any], given: Sequence[Any], named: Mapping[str
     """The arguments of a call by their names.
 
     Raises:
-        ConfigurationError: `function` has no such argument, or needs one more.
+        ConfigurationError: they do not fit its signature.
     """
     signature, name = inspect.signature(function), f"resilient.{function.__name__}"
     for unknown in [key for key in named if key not in signature.parameters]:

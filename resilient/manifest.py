@@ -72,12 +72,12 @@ class Frozen:
     """The tensors of a file that training does not change, by name.
 
     `generation`: two captures of one process with the same number and the same names hold the same bits; None where only their content
-    can tell. `copies`: how many files shall hold them, in turn from one checkpoint to the next, before one is shared.
+    can tell. `twice`: whether two files shall hold them, which the checkpoints share in turn.
     """
 
     names: tuple[str, ...]
     generation: int | None
-    copies: int = 1
+    twice: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

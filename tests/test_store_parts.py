@@ -33,6 +33,10 @@ def frozen(generation):
     return {MODEL: Frozen(("backbone",), generation)}
 
 
+def twice(generation):
+    return {MODEL: Frozen(("backbone",), generation, twice=True)}
+
+
 def part(store: Store, step):
     return os.stat(store.directory / "checkpoints" / f"step-{step:012d}" / PART)
 
@@ -160,3 +164,65 @@ def test_a_commit_that_is_given_up_leaves_nothing(tmp_path):
         store.commit(manifest(2), files(2), frozen(2), options=WriteOptions(cancelled=lambda: next(answers)))
     assert [info.step for info in store.infos()] == [1]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000000001"]
+
+
+# -- two files in turn -----------------------------------------------------------------------------------------------------------------
+
+
+def inodes(store: Store, *steps):
+    return [part(store, step).st_ino for step in steps]
+
+
+def test_two_files_are_shared_in_turn_and_damage_to_one_leaves_every_second_checkpoint(tmp_path):
+    """What exists nowhere else is there twice."""
+    store = prepared(tmp_path)
+    for step in range(1, 7):
+        store.commit(manifest(step), files(step), twice(1))
+    found = inodes(store, *range(1, 7))
+    assert found[0] != found[1] and found == found[:2] * 3
+    path = tmp_path / "checkpoints" / f"step-{6:012d}" / PART
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    assert sorted(problem.path.name for problem in store.verify()) == [f"step-{step:012d}" for step in (2, 4, 6)]
+
+
+@pytest.mark.parametrize("again", [3, 4])
+def test_a_step_that_is_saved_twice_stays_with_its_own_file(tmp_path, again):
+    """As the end of an epoch is: linked to the other one, it would leave one file for all that follow."""
+    store = prepared(tmp_path)
+    for step in (1, 2, 3, 4, again, 5, 6, 7):
+        store.commit(manifest(step), files(step), twice(1))
+    assert len(set(inodes(store, 1, 2, 3, 4))) == len(set(inodes(store, 5, 6))) == len(set(inodes(store, 6, 7))) == 2
+    assert store.verify() == []
+
+
+def test_a_restored_step_that_is_saved_again_is_there_twice_too(tmp_path):
+    """The first commits after a resume."""
+    prepared(tmp_path).commit(manifest(4), files(4), twice(1))
+    store = prepared(tmp_path)
+    store.continue_from(store.load(4), 0)
+    for step in (4, 5, 6, 7):
+        store.commit(manifest(step), files(step), twice(0))
+    assert len(set(inodes(store, 4, 5))) == len(set(inodes(store, 6, 7))) == 2
+    assert store.verify() == []
+
+
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_whatever_is_kept_nothing_is_written_a_third_time(tmp_path, last):
+    """Where one checkpoint is kept there is one file in the end; where two or more are, there are two."""
+    store = prepared(tmp_path)
+    found = []
+    for step in range(1, 9):
+        store.commit(manifest(step), files(step), twice(1))
+        store.prune(Keep(last=last, best=0))
+        found.append(part(store, step).st_ino)
+    assert len(set(found)) == 2 and len(set(found[-2:])) == min(last, 2)
+    assert store.verify() == []
+
+
+def test_a_file_that_was_replaced_is_linked_to_no_more(tmp_path):
+    """A step was saved again with another tensor of the same shape in its part, and a later one has the first tensor there."""
+    store = prepared(tmp_path)
+    twins = {MODEL: {"a": np.full((4, 4), 1, np.float32), "b": np.full((4, 4), 2, np.float32), "c": np.ones(3, np.float32)}}
+    for step, name in ((4, "a"), (4, "b"), (5, "a")):
+        store.commit(manifest(step), twins, {MODEL: Frozen((name,), None)})
+    assert store.verify() == [] and same(store.load(5).tensors, twins)

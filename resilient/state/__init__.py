@@ -54,7 +54,7 @@ class State:
         arrays: dict[str, Any] = {f"{METRICS}/{name}": value for name, value in taken[METRICS].items()}
         meta = {"rng": rng.capture(arrays), "callbacks": self._callbacks.capture(arrays)}
         files = {_MODEL_FILE: taken["model"], _OPTIMIZER_FILE: taken["optimizer"], _STATE_FILE: arrays}
-        parts = {_MODEL_FILE: weights, _STATE_FILE: self._untouched.find(self._callbacks.untouched(arrays))}
+        parts = {_MODEL_FILE: weights, _STATE_FILE: self._untouched.find(self._callbacks.untouched())}
         return Capture(files, {name: part for name, part in parts.items() if part is not None}, meta)
 
     @property
@@ -83,7 +83,7 @@ class State:
             variables.assign(self._framework, groups[group], named)
         self._follow_frozen(live["model"], groups["model"], set(frozen.get(_MODEL_FILE, ())))
         self._callbacks.apply(meta["callbacks"], tensors[_STATE_FILE])
-        self._follow_untouched(frozen.get(_STATE_FILE, ()))
+        self._untouched.restored(self._callbacks.untouched(), frozen.get(_STATE_FILE, ()))
         rng.apply(meta["rng"], tensors[_STATE_FILE])
 
     def _follow_frozen(self, named: variables.Named, saved: Mapping[str, Any], frozen: set[str]) -> None:
@@ -91,11 +91,6 @@ class State:
         today = [name for name, before in zip(named, saved, strict=True) if before in frozen]
         values = self._framework.snapshot(self._model, tuple(named[name] for name in today))
         self._frozen_weights.restored(named, dict(zip(today, values, strict=True)))
-
-    def _follow_untouched(self, saved: Sequence[str]) -> None:
-        arrays: dict[str, Any] = {}
-        self._callbacks.capture(arrays)
-        self._untouched.restored(self._callbacks.untouched(arrays), saved)
 
 
 def checkpoint_groups(tensors: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

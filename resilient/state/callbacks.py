@@ -23,6 +23,8 @@ _KERAS_OWN = {"_model", "params", "_history"}
 _MONITOR_OWN = {"min_delta", "monitor_op"}
 # CSVLogger finds out from the file itself, which we give back its content, whether there is a header.
 _CSV_OWN = {"append", "append_header"}
+# Of Keras' own EarlyStopping: a list that it replaces, and whose arrays nobody writes into.
+_REPLACED = "best_weights"
 PREFIX = "callbacks"
 _ABSENT = object()
 
@@ -44,10 +46,14 @@ class CallbackStates:
             for index, callback in enumerate(self._callbacks)
         ]
 
-    def untouched(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the captured `arrays` that nobody writes into: their callbacks replace them, and nobody else has them."""
-        prefixes = tuple(f"{PREFIX}/{index}/" for index, callback in enumerate(self._callbacks) if _only_replaces(callback))
-        return {name: array for name, array in arrays.items() if name.startswith(prefixes) and array.flags.owndata}
+    def untouched(self) -> dict[str, Any]:
+        """Arrays that nobody writes into, because they are replaced by others, under the names that `capture` gives them."""
+        return {
+            f"{PREFIX}/{index}/{_REPLACED}/{place}": array
+            for index, callback in enumerate(self._callbacks)
+            if type(callback) is keras.callbacks.EarlyStopping
+            for place, array in enumerate(callback.best_weights or ())
+        }
 
     def _capture_one(self, index: int, callback: Any, key: str, arrays: MutableMapping[str, Any]) -> dict[str, Any]:
         if _has_own_state(callback):
@@ -142,21 +148,16 @@ def _attributes(callback: Any, arrays: MutableMapping[str, Any], key: str) -> di
     skipped = _KERAS_OWN | (_MONITOR_OWN if _is_monitor(callback) else set())
     if isinstance(callback, keras.callbacks.CSVLogger):
         skipped |= _CSV_OWN
-    copy = not _only_replaces(callback)
     found = {}
     for name, value in vars(callback).items():
         if name in skipped or callable(value):
             continue
         try:
-            found[name] = plain.encode(value, arrays, f"{key}/{name}", copy=copy)
+            replaced = type(callback) is keras.callbacks.EarlyStopping and name == _REPLACED
+            found[name] = plain.encode(value, arrays, f"{key}/{name}", copy=not replaced)
         except plain.OpaqueError:
             continue
     return found
-
-
-def _only_replaces(callback: Any) -> bool:
-    """Keras' own callbacks replace arrays (EarlyStopping's best weights) and never write into them."""
-    return type(callback).__module__.startswith("keras.") and not _has_own_state(callback)
 
 
 def _is_monitor(callback: Any) -> bool:

@@ -17,7 +17,6 @@ from resilient.state.backend import Backend
 
 RESTORED = 0  # the generation of what a checkpoint has put into the variables
 _SMALL = 2**10  # elements; below this a variable costs next to nothing to write
-_COPIES = 2  # of what cannot be had again from elsewhere, as a backbone can
 _WORTHWHILE = 2**18  # elements in all; below this a file of their own costs more than it saves
 
 
@@ -86,7 +85,8 @@ class UntouchedArrays:
         if not self._followed_are(large):
             self._generation += 1
             self._follow(large)
-        return Frozen(tuple(large), self._generation, _COPIES) if large else None
+        # Twice, because they cannot be had again from elsewhere, as a backbone can.
+        return Frozen(tuple(large), self._generation, twice=True) if large else None
 
     def restored(self, arrays: Mapping[str, Any], saved: Sequence[str]) -> None:
         """What a checkpoint holds is in `arrays` now; `saved` are those that it has in a part of their own."""

@@ -1,7 +1,7 @@
-"""Tensors that training does not change lie in a file of their own, which checkpoints share by hard links.
+"""Tensors that are the same in many checkpoints lie in a file of their own, which those share by hard links.
 
-`model.frozen.safetensors` is that part of `model.safetensors`. The manifest says which positions its tensors have among all of them, so
-that who reads a checkpoint sees one file in its order.
+`model.frozen.safetensors` is that part of `model.safetensors`: weights that are not trained. The manifest says which positions its tensors
+have among all of them, so that who reads a checkpoint sees one file in its order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _SUFFIX = safetensors_format.SUFFIX
 _PART = f".frozen{_SUFFIX}"
-_COPIES = 2  # of one part that anybody asks for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Earlier:
 
 
 class KnownParts:
-    """The parts of the last commits, to which the next one may link."""
+    """The parts of the last two commits that had them, to which the next one may link."""
 
     def __init__(self) -> None:
         self._files: dict[str, list[Earlier]] = {}  # by name, the newest last
@@ -46,15 +45,18 @@ class KnownParts:
         for name, entry in manifest.files.items():
             if entry.positions is not None:
                 newest = Earlier(path / name, entry, generations[name])
-                self._files[name] = [*self._files.get(name, ()), newest][-_COPIES:]
+                others = [earlier for earlier in self._files.get(name, ()) if earlier.path != newest.path]  # that file is replaced
+                self._files[name] = [*others, newest][-2:]
 
-    def to_link(self, name: str, part: Frozen, positions: tuple[int, ...]) -> Earlier | None:
-        """The file that the next may be, if its bytes are; None where there is none, or too few to share one."""
-        found = [earlier for earlier in self._files.get(name, ()) if earlier.entry.positions == positions]
-        if part.copies > 1:
+    def to_link(self, path: Path, part: Frozen, positions: tuple[int, ...]) -> Earlier | None:
+        """The file that the one at `path` may be, if it holds the same bytes; None where it has to be written."""
+        count = 2 if part.twice else 1
+        found = [earlier for earlier in self._files.get(path.name, [])[-count:] if earlier.entry.positions == positions]
+        if part.twice:
             found = [earlier for earlier in found if earlier.generation == part.generation]
-        # The oldest of so many: the checkpoints take turns, and damage to one file leaves every second of them.
-        return found[-part.copies] if len(found) >= part.copies else None
+            # In turn, so that damage to one file leaves every second checkpoint; but one that is saved again stays with its own.
+            found.sort(key=lambda earlier: earlier.path != path)
+        return next((earlier for earlier in found if os.path.lexists(earlier.path)), None) if len(found) == count else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +86,8 @@ class NewFile:
         return layout.size == self.earlier.entry.size and _checksum(layout.chunks()) == self.earlier.entry.xxh3_128
 
 
-def split(files: Mapping[str, Mapping[str, Any]], frozen: Mapping[str, Frozen], known: KnownParts) -> dict[str, NewFile]:
-    """The files to write, each with its frozen part taken out into one of its own."""
+def split(target: Path, files: Mapping[str, Mapping[str, Any]], frozen: Mapping[str, Frozen], known: KnownParts) -> dict[str, NewFile]:
+    """The files to write for the checkpoint `target`, each with its frozen part taken out into one of its own."""
     found: dict[str, NewFile] = {}
     for name, tensors in files.items():
         part = frozen.get(name)
@@ -93,7 +95,7 @@ def split(files: Mapping[str, Mapping[str, Any]], frozen: Mapping[str, Frozen], 
         if part is not None and names:
             still = {key: value for key, value in tensors.items() if key in names}
             positions = tuple(index for index, key in enumerate(tensors) if key in names)
-            earlier = known.to_link(part_name(name), part, positions)
+            earlier = known.to_link(target / part_name(name), part, positions)
             found[part_name(name)] = NewFile(still, positions, part.generation, earlier)
         if len(names) < len(tensors) or not names:
             found[name] = NewFile({key: value for key, value in tensors.items() if key not in names})

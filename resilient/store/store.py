@@ -28,6 +28,7 @@ QUARANTINE = "quarantine"
 
 _ATTEMPTS = 100
 _T = TypeVar("_T")
+_Tensors = Mapping[str, Mapping[str, Any]]
 
 OnQuarantine = Callable[[str, str], None]
 
@@ -91,7 +92,7 @@ class Store:
         Args:
             manifest: its `files` are ignored and filled in.
             files: file name (`*.safetensors`) -> tensor name -> anything that `np.asarray` views; the order of names is kept.
-            frozen: file name -> those of its tensors that are not written again where the last commit has the same bits.
+            frozen: file name -> those of its tensors that are not written again where one of the last two commits has the same bits.
             options: how it is written, see there.
 
         Returns:
@@ -105,7 +106,7 @@ class Store:
         step = manifest.progress.step
         if not 0 <= step <= MAX_STEP:
             raise ConfigurationError(f"Step {step} cannot be saved. It has to lie between 0 and {MAX_STEP}.")
-        written = self._write(self._path(step), manifest, parts.split(files, frozen, self._parts), options)
+        written = self._write(self._path(step), manifest, files, frozen, options)
         self._known_valid.add((step, written.manifest.sequence))
         self._decoded[step_name(step)] = written.encoded, written.manifest
         return written.manifest
@@ -115,13 +116,14 @@ class Store:
     ) -> Manifest:
         """Saves the state after the end of training, in place of an earlier one. Like `commit`; nothing else is left to do by then."""
         options = WriteOptions(awaited=lambda: True)
-        return self._write(self.directory / FINAL, manifest, parts.split(files, frozen, self._parts), options).manifest
+        return self._write(self.directory / FINAL, manifest, files, frozen, options).manifest
 
     def continue_from(self, checkpoint: Checkpoint, generation: int) -> None:
         """The live state is that of this checkpoint: as long as its frozen tensors are of this generation, commits may link to it."""
         self._parts.remember(checkpoint.path, checkpoint.manifest, dict.fromkeys(checkpoint.manifest.files, generation))
 
-    def _write(self, target: Path, manifest: Manifest, files: Mapping[str, parts.NewFile], options: WriteOptions) -> Committed:
+    def _write(self, target: Path, manifest: Manifest, tensors: _Tensors, frozen: Mapping[str, Frozen], options: WriteOptions) -> Committed:
+        files = parts.split(target, tensors, frozen, self._parts)
         self._make_way(target)
         with storage_errors("save the checkpoint", target):
             self._reused = self._reused or Reused(self._spare)
