@@ -355,3 +355,13 @@ def test_a_finished_run_asks_no_callback_for_its_state(tmp_path: Path) -> None:
 
     first = remembered(tmp_path, early(), Clock())
     assert remembered(tmp_path, early(), Clock()) == first
+
+
+def test_what_is_not_saved_is_in_no_part(tmp_path: Path) -> None:
+    """Best weights that are no plain data are left out of a checkpoint, as any such attribute; the other arrays are in it."""
+    stopping = early()
+    stopping.best_weights = [np.array(["text"]), np.zeros(2**18)]
+    capture = State(backbone(), CallbackStates([stopping])).capture()
+    assert "state.safetensors" not in capture.frozen
+    del stopping.best_weights[0]
+    assert State(backbone(), CallbackStates([stopping])).capture().frozen["state.safetensors"].names == ("callbacks/0/best_weights/0",)

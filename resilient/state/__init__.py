@@ -54,7 +54,8 @@ class State:
         arrays: dict[str, Any] = {f"{METRICS}/{name}": value for name, value in taken[METRICS].items()}
         meta = {"rng": rng.capture(arrays), "callbacks": self._callbacks.capture(arrays)}
         files = {_MODEL_FILE: taken["model"], _OPTIMIZER_FILE: taken["optimizer"], _STATE_FILE: arrays}
-        parts = {_MODEL_FILE: weights, _STATE_FILE: self._untouched.find(self._callbacks.untouched())}
+        untouched = {name: array for name, array in self._callbacks.untouched().items() if arrays.get(name) is array}
+        parts = {_MODEL_FILE: weights, _STATE_FILE: self._untouched.find(untouched)}
         return Capture(files, {name: part for name, part in parts.items() if part is not None}, meta)
 
     @property

@@ -91,7 +91,8 @@ class UntouchedArrays:
     def restored(self, arrays: Mapping[str, Any], saved: Sequence[str]) -> None:
         """What a checkpoint holds is in `arrays` now; `saved` are those that it has in a part of their own."""
         large = _large(arrays)
-        self._generation = RESTORED if list(large) == list(saved) else RESTORED + 1  # by other names they are not found in that part
+        # By other names they would not be found in that part.
+        self._generation = RESTORED if list(large) == list(saved) else self._generation + 1
         self._follow(large)
 
     def _follow(self, arrays: Mapping[str, Any]) -> None:
