@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import resilient
+from chaos.programs.features import Losses
 from resilient import journal
 from resilient.overhead import Overhead
 from resilient.policy import Costs
@@ -70,17 +71,6 @@ def test_an_argument_that_fit_does_not_have_is_one_sentence(given: Any, named: A
     with pytest.raises(resilient.ConfigurationError, match=re.escape(told)) as raised:
         resilient.fit(model(), *given, **named)
     assert isinstance(raised.value, TypeError) and raised.value.exit_code == 78
-
-
-class Losses(keras.callbacks.Callback):
-    """What the Keras guide shows: the loss of every batch in a list."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.losses: list[float] = []
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.losses.append(logs["loss"])
 
 
 def test_a_long_history_is_the_same_after_a_resume_and_takes_little_of_the_manifest(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ _KERAS_OWN = {"_model", "params", "_history"}
 _MONITOR_OWN = {"min_delta", "monitor_op"}
 # CSVLogger finds out from the file itself, which we give back its content, whether there is a header.
 _CSV_OWN = {"append", "append_header"}
-# Of Keras' own EarlyStopping: a list that it replaces, and whose arrays nobody writes into.
 _REPLACED = "best_weights"
 PREFIX = "callbacks"
 _ABSENT = object()
@@ -51,7 +50,7 @@ class CallbackStates:
         return {
             f"{PREFIX}/{index}/{_REPLACED}/{place}": array
             for index, callback in enumerate(self._callbacks)
-            if type(callback) is keras.callbacks.EarlyStopping
+            if _replaces(callback, _REPLACED)
             for place, array in enumerate(callback.best_weights or ())
         }
 
@@ -153,11 +152,15 @@ def _attributes(callback: Any, arrays: MutableMapping[str, Any], key: str) -> di
         if name in skipped or callable(value):
             continue
         try:
-            replaced = type(callback) is keras.callbacks.EarlyStopping and name == _REPLACED
-            found[name] = plain.encode(value, arrays, f"{key}/{name}", copy=not replaced)
+            found[name] = plain.encode(value, arrays, f"{key}/{name}", copy=not _replaces(callback, name))
         except plain.OpaqueError:
             continue
     return found
+
+
+def _replaces(callback: Any, name: str) -> bool:
+    """Whether it puts other arrays into that attribute and never writes into those: known of Keras' own EarlyStopping, of no subclass."""
+    return type(callback) is keras.callbacks.EarlyStopping and name == _REPLACED
 
 
 def _is_monitor(callback: Any) -> bool:
