@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_samples import commit, is_sample, leftovers, prepared, reports, same
+from store_samples import commit, is_sample, leftovers, manifest, prepared, reports, same
 
 from chaos.crash_states.lives import LIVES
 
@@ -34,26 +36,44 @@ def test_a_process_killed_anywhere_loses_nothing_that_was_acknowledged(life):
     assert bad == 0, said
 
 
-def test_a_process_killed_in_the_middle_of_a_big_write_leaves_the_older_checkpoint(tmp_path):
+BIG = {"model.safetensors": {str(part): np.full(2**22, part, np.uint8) for part in range(8)}}  # its parts reach the disk one by one
+
+
+def under_way(directory: Path) -> int:
+    """Bytes of the largest file in a temporary directory; -1 where there is no such directory."""
+    found = [-1]
+    for temporary in (directory / "checkpoints").glob(".tmp-*"):
+        found.append(0)
+        with contextlib.suppress(FileNotFoundError):
+            found += [file.stat().st_size for file in temporary.iterdir()]
+    return max(found)
+
+
+@pytest.mark.parametrize("reached", [0, 2**20, 2**24, 2**25], ids=lambda reached: f"{reached >> 20}MB")
+def test_a_process_killed_in_the_middle_of_a_big_write_leaves_the_older_checkpoint(reached, tmp_path):
     """SIGKILL from outside, while the data of a large checkpoint goes to the disk."""
-    store = prepared(tmp_path)
-    commit(store, 1)
+    commit(prepared(tmp_path), 1)
     code = (
-        "import sys, numpy as np; from chaos.samples import manifest; from resilient.store import Store\n"
-        "files = {'model.safetensors': {'x': np.ones(2**25, np.uint8)}}\n"
+        "import sys; from test_store_crash import BIG; from chaos.samples import manifest; from resilient.store import Store\n"
         "print('go', flush=True)\n"
-        "while True: Store(sys.argv[1]).commit(manifest(2), files)\n"
+        "while True: Store(sys.argv[1]).commit(manifest(2), BIG)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+    paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}) as child:
         assert child.stdout.readline() == "go\n"
-        while not leftovers(tmp_path):
+        while under_way(tmp_path) < reached:
             assert child.poll() is None
         child.kill()
     store = prepared(tmp_path)
     seen, report = reports()
     latest = store.latest(report)
-    assert seen == [] and leftovers(tmp_path) == [] and store.verify() == []
-    assert is_sample(latest) or same(latest.tensors, {"model.safetensors": {"x": np.ones(2**25, np.uint8)}})
+    assert seen == [] and store.verify() == []
+    assert is_sample(latest) or same(latest.tensors, BIG)
+    store.commit(manifest(3), BIG)  # over what the dead process had written, if that was enough to be kept for it
+    assert same(store.latest(report).tensors, BIG) and seen == [] and store.verify() == []
+    store.close()
+    assert leftovers(tmp_path) == []
 
 
 def test_the_oracle_notices_a_commit_that_is_not_atomic():
