@@ -53,6 +53,14 @@ def without_orbax() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_sync() -> Iterator[None]:
+    """No time is looked at here, and `sync` waits for what all other processes of the machine have written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sync", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     """Figures of a benchmark that needs no other process, measured once."""
