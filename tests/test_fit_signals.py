@@ -119,13 +119,13 @@ def test_sigterm_before_the_first_batch_leaves_at_once(tmp_path: Path, processes
         def call(self, inputs):
             if built:
                 say("tracing")
-                threading.Event().wait(30)
+                threading.Event().wait()
             return inputs
     built = False
     model = keras.Sequential([keras.Input((2,)), Slow(), keras.layers.Dense(1)])
     built = True
     model.compile("sgd", "mse")
-    arguments["callbacks"] = []
+    arguments |= {"callbacks": [], "grace": "10m"}  # who waits for its end is found hanging by `end`
     """
     process = start(tmp_path, body)
     processes.append(process)
