@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from resilient.manifest import Manifest, Progress
-from resilient.store import CommitCancelled, Store, WriteOptions, kernel
+from resilient.store import CommitCancelled, Store, WriteOptions, huge_pages, kernel
 from resilient.store.huge_pages import HugePages
+from resilient.store.output import Bounce
 
 SIZE = kernel.huge_page_size()
 MEGABYTE = 2**20
@@ -187,3 +188,35 @@ def test_a_kernel_that_refuses_them_is_read_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(kernel, "huge_page_size", lambda: 2 * MEGABYTE)
     monkeypatch.setattr(mmap, "MADV_HUGEPAGE", -1)
     commit(Store(tmp_path), 1, np.arange(3 * MEGABYTE, dtype=np.uint8))
+
+
+def test_what_goes_over_a_buffer_is_written_out_of_huge_pages(monkeypatch):
+    """In small pages 1 MB has 256 addresses; some virtual disks take a millisecond for them."""
+    monkeypatch.setattr(kernel, "huge_page_size", lambda: 2 * MEGABYTE)
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    bounce = Bounce()
+    for _ in range(6):
+        bounce.add(memoryview(bytes(range(256)) * 3))
+        taken = bounce.take()
+        array = np.frombuffer(taken, np.uint8)
+        assert array.ctypes.data % (2 * MEGABYTE) == 0 and advised(array)
+        assert bytes(taken) == bytes(range(256)) * 3
+
+
+@pytest.mark.parametrize("size", [1, 4096, MEGABYTE, 2 * MEGABYTE - 1, 2 * MEGABYTE, 6 * MEGABYTE, 7 * MEGABYTE + 5])
+def test_memory_is_of_any_size_and_begins_with_a_page(monkeypatch, size):
+    """A huge one only if it is that large."""
+    monkeypatch.setattr(kernel, "huge_page_size", lambda: 2 * MEGABYTE)
+    array = huge_pages.memory(size, {})
+    large = size >= 2 * MEGABYTE
+    assert len(array) == size and array.ctypes.data % (2 * MEGABYTE if large else 4096) == 0
+    array[:] = 7
+    assert array.all()
+
+
+@pytest.mark.parametrize(("environment", "size"), [({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, 2 * MEGABYTE), ({}, None)])
+def test_memory_is_ordinary_where_huge_pages_are_ruled_out(monkeypatch, environment, size):
+    """By the user, or by the administrator."""
+    monkeypatch.setattr(kernel, "huge_page_size", lambda: size)
+    array = huge_pages.memory(4 * MEGABYTE, environment)
+    assert len(array) == 4 * MEGABYTE and not advised(array)

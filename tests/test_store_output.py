@@ -19,7 +19,7 @@ from resilient.store.files import write_file
 
 MEGABYTE = 2**20
 # Sizes around blocks, bounce buffer and chunk, and places in a block where allocators put memory.
-SIZES = (0, 1, 511, 512, 5000, 2**18, MEGABYTE, MEGABYTE + 512, 3 * MEGABYTE + 17)
+SIZES = (0, 1, 511, 512, 5000, 2**18, 2 * MEGABYTE, 2 * MEGABYTE + 512, 5 * MEGABYTE + 17)
 PLACES = (0, 1, 64, 320, 512)
 CHEAPLY = output.WriteOptions()
 
@@ -153,7 +153,7 @@ def test_an_error_of_the_disk_reaches_the_caller(tmp_path, monkeypatch, awaited,
     monkeypatch.setattr(kernel, "direct_alignment", lambda fd: kernel.Alignment(4096, 4096))
     memory = np.zeros(6 * MEGABYTE, np.uint8)
     start = -memory.ctypes.data % 4096
-    chunks = [memory[start : start + MEGABYTE].data] * 5
+    chunks = [memory[start : start + 2 * MEGABYTE].data] * 5
     with pytest.raises(OSError, match="No space left"):
         check(tmp_path / "file", chunks, output.WriteOptions(awaited=lambda: awaited))
     assert len(calls) <= refused + (1 if awaited else 0)

@@ -6,16 +6,20 @@ distributions give huge pages only to who asks for them, and neither TensorFlow 
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from resilient.store import kernel
 
 _FRESH = 2**25  # bytes; glibc has larger blocks from the kernel anew each time, as ordinary memory: to move that costs what it gains
 _RULED_OUT = "glibc.malloc.hugetlb=0"
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 class HugePages:
@@ -25,8 +29,7 @@ class HugePages:
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        ruled_out = _RULED_OUT in environment.get("GLIBC_TUNABLES", "").split(":")
-        self._size = 0 if ruled_out else kernel.huge_page_size() or 0
+        self._size = _usable_size(environment)
         self._known: set[int] = set()  # numbers of pages
 
     def worth_moving(self, array: npt.NDArray[Any]) -> bool:
@@ -42,3 +45,22 @@ class HugePages:
         if pages and not self._known.issuperset(pages):
             kernel.move_into_huge_pages(pages.start * self._size, len(pages) * self._size)
             self._known.update(pages)
+
+
+def memory(size: int, environment: Mapping[str, str] = os.environ) -> npt.NDArray[np.uint8]:
+    """That many bytes at the beginning of a page, huge ones if they are as large as one and nobody has ruled them out."""
+    huge = _usable_size(environment)
+    if not 0 < huge <= size:
+        return np.frombuffer(mmap.mmap(-1, size, flags=_PRIVATE), np.uint8)
+    mapping = mmap.mmap(-1, -(-size // huge) * huge + huge, flags=_PRIVATE)
+    with contextlib.suppress(OSError):  # a hint
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    content = np.frombuffer(mapping, np.uint8)
+    start = -int(content.__array_interface__["data"][0]) % huge
+    return content[start : start + size]
+
+
+def _usable_size(environment: Mapping[str, str]) -> int:
+    """Bytes of a huge page, 0 where there are none or the user has ruled them out."""
+    ruled_out = _RULED_OUT in environment.get("GLIBC_TUNABLES", "").split(":")
+    return 0 if ruled_out else kernel.huge_page_size() or 0

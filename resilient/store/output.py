@@ -2,7 +2,8 @@
 
 Through the page cache every byte is copied into fresh pages, which takes more processor time than all the rest of a save; training pays
 for that, because its own threads keep all cores busy. In a direct write the disk reads the caller's memory. It wants addresses and
-offsets to be multiples of a block: what is not goes through a small buffer of ours that is.
+offsets to be multiples of a block: what is not goes through a small buffer of ours that is, in a huge page: one address for the disk
+in place of 512.
 
 Hashing and writing go on side by side where the training waits for the save (an emergency, the end), and where the file is so large that
 training would have to copy what it still holds: the next piece is always at hand, so that the disk is never without work. The page cache
@@ -25,7 +26,7 @@ from types import TracebackType
 import numpy as np
 import xxhash
 
-from resilient.store import kernel
+from resilient.store import huge_pages, kernel
 from resilient.store.huge_pages import HugePages
 from resilient.store.spare import Spare
 
@@ -33,7 +34,7 @@ Buffer = bytes | bytearray | memoryview
 
 DIRECT_FROM = 2**20  # bytes; a smaller file is not worth the calls that switch over and back
 _BESIDE_FROM = 2**26  # bytes; in a smaller file what is gained by a second thread is lost by the turns of the two
-_BOUNCE = 2**20  # one buffer: it fits into a core's own cache, and is hashed and written from there
+_BOUNCE = 2**21  # one buffer: a huge page that fits into a processor's cache, and is hashed and written from there
 _AHEAD = 2  # pieces handed to the disk at most: one that it works on, and the next
 _BEGUN = 2**23  # bytes in the page cache that the disk is told of at a time: it works while the next ones are copied
 _CACHED = 2**25  # bytes that are on their way to the disk in the page cache; fewer make the writing wait
@@ -114,7 +115,7 @@ class Output:
             if in_place and not to_block:
                 count = len(rest) - len(rest) % self._alignment.offset
                 self._flush()
-                self._put(self._hashed(rest[:count]))
+                self._put(rest[:count])
             else:
                 count = to_block if in_place else min(len(rest), self._bounce.room)
                 self._bounce.add(rest[:count])
@@ -124,27 +125,27 @@ class Output:
 
     def finish(self) -> str:
         """Write what is left; the checksum of everything."""
-        left = self._hashed(self._bounce.take())
+        left = self._bounce.take()
         blocks = len(left) - len(left) % self._alignment.offset
         self._put(left[:blocks])
-        self._wait()
         if blocks < len(left):
+            self._wait()
             self._leave_direct()
             self._put(left[blocks:])
-            self._wait()
+        self._wait()
         return self._digest.hexdigest()
 
     def _flush(self) -> None:
-        self._put(self._hashed(self._bounce.take()))
-
-    def _hashed(self, data: memoryview) -> memoryview:
-        self._digest.update(data)
-        return data
+        self._put(self._bounce.take())
 
     def _put(self, data: memoryview) -> None:
-        """Hand over to the disk, once few enough pieces are there; so the next bounce buffer is free by then."""
-        if not data:
-            return
+        """Hand over to the disk, and hash it while that works."""
+        if data:
+            self._to_disk(data)
+            self._digest.update(data)
+
+    def _to_disk(self, data: memoryview) -> None:
+        """Once few enough pieces are there; so the next bounce buffer is free by then."""
         offset, self._written = self._written, self._written + len(data)
         if self._beside or (self._large and self._awaited()):
             self._disk = self._disk or concurrent.futures.ThreadPoolExecutor(1, "resilient-disk")
@@ -204,8 +205,7 @@ class Bounce:
         size = size or _BOUNCE
         room = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         count = 1 + _AHEAD
-        memory = np.frombuffer(mmap.mmap(-1, count * room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
-        self._buffers = deque(memory.reshape(count, room))
+        self._buffers = deque(huge_pages.memory(count * room).reshape(count, room))
         self.fill = 0
 
     @property
