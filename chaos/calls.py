@@ -34,11 +34,24 @@ class Call:
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
 
+    @property
+    def given(self) -> list[Any]:
+        """What a write is given, in its pieces."""
+        return list(self.arguments[1]) if self.name == "writev" else [self.arguments[1]]
+
+    def first_bytes(self, count: int) -> list[Any]:
+        """The same, cut off after that many bytes."""
+        kept = []
+        for piece in self.given:
+            kept.append(piece[:count])
+            count -= len(kept[-1])
+        return kept
+
 
 Met = Callable[[Call, Callable[[], Any]], Any]  # the call, and what carries it out; returns, or raises, in its place
 
 _OS = (
-    *("open", "close", "read", "pread", "preadv", "write", "pwrite", "fsync", "ftruncate"),
+    *("open", "close", "read", "pread", "preadv", "write", "writev", "pwrite", "fsync", "ftruncate"),
     *("mkdir", "rmdir", "rename", "replace", "link", "unlink"),
     *("stat", "lstat", "fstat", "statvfs", "listdir", "scandir"),
 )
@@ -56,7 +69,7 @@ _PLACES: dict[str, tuple[Any, str, int]] = {
 }
 ALL = tuple(_PLACES)
 CHANGES = (
-    *("open", "write", "pwrite", "fsync", "ftruncate", "mkdir", "rmdir", "rename", "replace", "link", "unlink"),
+    *("open", "write", "writev", "pwrite", "fsync", "ftruncate", "mkdir", "rmdir", "rename", "replace", "link", "unlink"),
     *("fallocate", "renameat2"),
 )
 

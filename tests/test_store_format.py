@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import struct
 import tracemalloc
@@ -8,15 +9,15 @@ import tracemalloc
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
 from store_samples import same, same_array
 
 from resilient.errors import ConfigurationError
-from resilient.store import safetensors_format
-from resilient.store.safetensors_format import FormatError, layout, parse
+from resilient.store import placing, safetensors_format
+from resilient.store.safetensors_format import FormatError, Layout, layout, parse
 
 NATIVE = ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64", "complex64"]
 EXTENSIONS = [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
@@ -123,10 +124,56 @@ def test_big_tensors_begin_where_they_do_in_a_page_of_memory():
     memory = np.zeros(2**21 + 2 * 4096, np.uint8)
     start = -memory.ctypes.data % 4096 + 320
     big = memory[start : start + 2**21].view(np.float32)
-    plan = layout({"small": np.ones(3, np.float32), "big": big})
+    plan = layout({"small": np.ones(3, np.float32), "big": big}, in_place=True)
     assert len(plan.header) % 4096 == 320
     assert plan.arrays[0] is big
     assert same({"": parse(b"".join(plan.chunks()))}, {"": {"small": np.ones(3, np.float32), "big": big}})
+
+
+def at(place: int, size: int) -> np.ndarray:
+    """Bytes that begin at that place of a page."""
+    memory = np.empty(size + 2 * 4096, np.uint8)
+    start = -memory.ctypes.data % 4096 + place
+    memory[start : start + size] = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    return memory[start : start + size]
+
+
+def in_place(plan: Layout) -> list[bool]:
+    """Of each big tensor, in the file's order: whether it is at the same place of a block there as in memory."""
+    starts = itertools.accumulate((array.nbytes for array in plan.arrays), initial=len(plan.header))
+    return [
+        start % placing.BLOCK == array.ctypes.data % placing.BLOCK
+        for start, array in zip(starts, plan.arrays, strict=False)
+        if array.nbytes >= 2**21
+    ]
+
+
+@given(
+    big=st.lists(st.tuples(st.integers(0, 63), st.sampled_from((2**21, 2**21 + 64, 2**21 + 512))), max_size=8),
+    small=st.lists(st.integers(1, 24), max_size=20),
+)
+@settings(max_examples=50)
+def test_big_tensors_lie_in_the_file_as_in_memory(big, small):
+    """The first one in any case, all of them where there are enough small ones to lie between; and what is written comes back."""
+    tensors = {f"big{number}": at(64 * place, size) for number, (place, size) in enumerate(big)}
+    tensors |= {f"small{number}": np.full(64 * blocks, number, np.uint8) for number, blocks in enumerate(small)}
+    assert same({"": parse(b"".join(map(bytes, layout(tensors, in_place=True).chunks())))}, {"": tensors})
+    assert in_place(layout(tensors, in_place=True))[:1] == [True] * bool(big)
+    assert all(in_place(layout({**tensors, **{f"step{number}": at(0, 64) for number in range(7 * len(big))}}, in_place=True)))
+
+
+def test_the_place_of_most_bytes_comes_first_and_small_tensors_lead_to_the_next():
+    """A step of 128 bytes leads from place 64 to 192, and nowhere near 256."""
+    tensors = {f"{place}.{number}": at(place, 2**21) for place, count in ((256, 1), (64, 3), (192, 1)) for number in range(count)}
+    plan = layout({**tensors, "step": np.ones(32, np.float32), "block": np.ones(128, np.float32)}, in_place=True)
+    assert [array.nbytes for array in plan.arrays] == [2**21] * 3 + [128] + [2**21] * 2 + [512]
+    assert in_place(plan) == [True] * 4 + [False]
+
+
+def test_the_same_tensors_are_the_same_bytes_wherever_they_lie():
+    """Unless the fastest way to write them was asked for."""
+    found = {b"".join(map(bytes, layout({"a": at(64 * place, 2**21), "b": np.ones(16), "c": at(0, 2**21)}).chunks())) for place in range(3)}
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,24 @@ def test_big_tensors_are_not_copied_on_their_way(tmp_path, monkeypatch):
     assert given.ctypes.data in handed
 
 
+@pytest.mark.parametrize("short", [0, 1, 512, 700, 2 * MEGABYTE])
+def test_what_lies_before_a_big_tensor_goes_to_the_disk_with_it(tmp_path, monkeypatch, short):
+    """In one call, which may take a part of both, or only of the first."""
+    genuine, calls = os.writev, []
+
+    def writev(fd, pieces):
+        calls.append([len(piece) for piece in pieces])
+        return genuine(fd, pieces) if not short else os.write(fd, b"".join(pieces)[:short] if not direct(fd) else pieces[0][:512])
+
+    monkeypatch.setattr(os, "writev", writev)
+    monkeypatch.setattr(kernel, "direct_alignment", lambda fd: kernel.Alignment(512, 512))
+    memory = np.random.default_rng(0).integers(0, 256, 4 * MEGABYTE, np.uint8)
+    start = -memory.ctypes.data % 4096
+    given = memory[start + 1000 : start + 1000 + 3 * MEGABYTE]
+    check(tmp_path / "file", [bytes(range(250)) * 4, given.data] * 2)
+    assert calls[0] == [1024, 3 * MEGABYTE - 512]
+
+
 def test_many_small_tensors_become_few_writes(tmp_path, monkeypatch):
     """A thousand scalars do not cost a thousand system calls."""
     calls = []

@@ -70,6 +70,7 @@ def test_direct_writes_of_another_thread_are_recorded(tmp_path):
 
 KINDS = {
     "write": "write",
+    "writev": "write",
     "pwrite": "write",
     "pwrite64": "write",
     "fsync": "fsync",

@@ -153,6 +153,7 @@ class Recorder:
         self._notes: dict[str, Callable[[Call, Any], object]] = {
             "open": self._opened,
             "write": self._written,
+            "writev": self._written,
             "pwrite": self._written_at,
             "ftruncate": lambda call, _: self._resized(call.arguments[0], call.arguments[1], "cut"),
             "fallocate": self._allocated,
@@ -255,13 +256,14 @@ class Recorder:
         return inode
 
     def _written(self, call: Call, count: int) -> None:
-        fd, data = call.arguments
-        offset = os.lseek(fd, 0, os.SEEK_CUR) - count  # right with O_APPEND too
-        self._events.append(Write(self._descriptors[fd], offset, bytes(data[:count]), f"write {self._name(fd)}"))
+        self._note_write(call, os.lseek(call.arguments[0], 0, os.SEEK_CUR) - count, count)  # right with O_APPEND too
 
     def _written_at(self, call: Call, count: int) -> None:
-        fd, data, offset = call.arguments
-        self._events.append(Write(self._descriptors[fd], offset, bytes(data[:count]), f"write {self._name(fd)}"))
+        self._note_write(call, call.arguments[2], count)
+
+    def _note_write(self, call: Call, offset: int, count: int) -> None:
+        fd, data = call.arguments[0], b"".join(call.first_bytes(count))
+        self._events.append(Write(self._descriptors[fd], offset, data, f"write {self._name(fd)}"))
 
     def _allocated(self, call: Call, result: int) -> None:
         fd, _, offset, size = call.arguments

@@ -15,8 +15,9 @@ from typing import Any
 from chaos.calls import Call, Met
 from chaos.faults.schedule import Schedule
 
-WRITES = ("write", "pwrite", "fallocate", "ftruncate", "open", "mkdir", "link", "rename", "replace", "renameat2")
-FULL = ("write", "pwrite", "fallocate", "mkdir", "open", "link")  # what needs room
+WRITES = ("write", "writev", "pwrite", "fallocate", "ftruncate", "open", "mkdir", "link", "rename", "replace", "renameat2")
+DATA = ("write", "writev", "fsync")  # what a slow disk is slow at
+FULL = ("write", "writev", "pwrite", "fallocate", "mkdir", "open", "link")  # what needs room
 
 
 def refuse(number: int, schedule: Schedule, names: Collection[str] | None = None) -> Met:
@@ -54,10 +55,12 @@ def write_short(schedule: Schedule, share: float = 0.5) -> Met:
     """A write takes only a part of what it is given, at least a byte, and says so."""
 
     def around(call: Call, go: Callable[[], Any]) -> Any:
-        if call.name != "write" or len(call.arguments[1]) < 2 or not schedule.strikes():
+        if call.name not in ("write", "writev"):
             return go()
-        fd, data = call.arguments
-        return os.write(fd, data[: max(1, int(len(data) * share))])
+        size = sum(map(len, call.given))
+        if size < 2 or not schedule.strikes():
+            return go()
+        return os.writev(call.arguments[0], call.first_bytes(max(1, int(size * share))))
 
     return around
 
@@ -102,7 +105,7 @@ def _lose(fd: int) -> None:
             file.truncate(size)
 
 
-def slow(seconds: float, schedule: Schedule, names: Collection[str] = ("write", "fsync"), stop: threading.Event | None = None) -> Met:
+def slow(seconds: float, schedule: Schedule, names: Collection[str] = DATA, stop: threading.Event | None = None) -> Met:
     """Calls take so much longer, until `stop` is set."""
     stop = stop or threading.Event()
 

@@ -35,9 +35,10 @@ def within_write(schedule: Schedule) -> Met:
     """This process dies when half of a write is done."""
 
     def around(call: Call, go: Callable[[], Any]) -> Any:
-        if call.name in ("write", "pwrite") and schedule.strikes():
-            fd, data = call.arguments[:2]
-            getattr(os, call.name)(fd, data[: len(data) // 2], *call.arguments[2:])
+        if call.name in ("write", "writev", "pwrite") and schedule.strikes():
+            half = call.first_bytes(sum(map(len, call.given)) // 2)
+            place = call.arguments[2:]  # pwrite has one
+            (os.pwritev if place else os.writev)(call.arguments[0], half, *place)
             os.kill(os.getpid(), signal.SIGKILL)
         return go()
 

@@ -28,7 +28,7 @@ from resilient.store.reading import Absent, Damaged, read_checkpoint
 
 MODES: dict[str, Callable[[int], Schedule]] = {"once": fail_at, "persistently": fail_from}
 # A failure of one of these is met before anything was cleaned up, so the cleaning itself did not fail.
-_BEFORE_CLEANING = frozenset({"write", "fallocate", "mkdir", "link", "statx", "mmap", "fcntl", "sync_file_range"})
+_BEFORE_CLEANING = frozenset({"write", "writev", "fallocate", "mkdir", "link", "statx", "mmap", "fcntl", "sync_file_range"})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ ERRNOS: dict[str, tuple[int, ...]] = {
     "pread": _BROKEN,
     "preadv": _BROKEN,
     "write": (*_FULL, *_BROKEN),
+    "writev": (*_FULL, *_BROKEN),
     "pwrite": (*_FULL, *_BROKEN),
     "fsync": (*_BROKEN, *_FULL),
     "ftruncate": (*_BROKEN, *_FULL),

@@ -114,13 +114,12 @@ class Output:
             in_place = len(rest) - to_block >= _BOUNCE and (_address(rest) + to_block) % self._alignment.memory == 0
             if in_place and not to_block:
                 count = len(rest) - len(rest) % self._alignment.offset
-                self._flush()
-                self._put(rest[:count])
+                self._put(self._bounce.take(), rest[:count])
             else:
                 count = to_block if in_place else min(len(rest), self._bounce.room)
                 self._bounce.add(rest[:count])
                 if not self._bounce.room:
-                    self._flush()
+                    self._put(self._bounce.take())
             rest = rest[count:]
 
     def finish(self) -> str:
@@ -135,47 +134,48 @@ class Output:
         self._wait()
         return self._digest.hexdigest()
 
-    def _flush(self) -> None:
-        self._put(self._bounce.take())
+    def _put(self, *pieces: memoryview) -> None:
+        """Hand over to the disk, and hash while that works."""
+        given = [piece for piece in pieces if piece]
+        if given:
+            self._to_disk(given)
+        for piece in given:
+            self._digest.update(piece)
 
-    def _put(self, data: memoryview) -> None:
-        """Hand over to the disk, and hash it while that works."""
-        if data:
-            self._to_disk(data)
-            self._digest.update(data)
-
-    def _to_disk(self, data: memoryview) -> None:
-        """Once few enough pieces are there; so the next bounce buffer is free by then."""
-        offset, self._written = self._written, self._written + len(data)
+    def _to_disk(self, pieces: list[memoryview]) -> None:
+        """Once the disk has few enough; so the next bounce buffer is free by then."""
+        offset, self._written = self._written, self._written + sum(map(len, pieces))
         if self._beside or (self._large and self._awaited()):
             self._disk = self._disk or concurrent.futures.ThreadPoolExecutor(1, "resilient-disk")
             self._wait(_AHEAD - 1)
-            self._under_way.append(self._disk.submit(self._write_all, data, offset))
+            self._under_way.append(self._disk.submit(self._write_all, pieces, offset))
         else:
             self._wait()
-            self._write_all(data, offset)
+            self._write_all(pieces, offset)
 
     def _wait(self, left: int = 0) -> None:
         """Until the disk has that many pieces."""
         while len(self._under_way) > left:
             self._under_way.popleft().result()
 
-    def _write_all(self, data: memoryview, offset: int) -> None:
-        while data:
-            count = self._write_some(data if self._direct else data[:_BEGUN])
+    def _write_all(self, pieces: list[memoryview], offset: int) -> None:
+        while pieces:
+            count = self._write_some(pieces)
             if not self._direct:
                 kernel.start_writeback(self._fd, offset, count)
                 self._drop(offset + count - _CACHED)
-            data, offset = data[count:], offset + count
+            pieces, offset = _after(pieces, count), offset + count
 
-    def _write_some(self, data: memoryview) -> int:
-        try:
-            return os.write(self._fd, data)
-        except OSError as error:
-            if error.errno != errno.EINVAL or not self._direct:
-                raise
-            self._leave_direct()  # a disk with larger blocks than it said, or what is left after a short write
-            return os.write(self._fd, data[:_BEGUN])
+    def _write_some(self, pieces: list[memoryview]) -> int:
+        """Direct writes in one call, because the disk has nothing to do between two."""
+        if self._direct:
+            try:
+                return os.write(self._fd, pieces[0]) if len(pieces) == 1 else os.writev(self._fd, pieces)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._leave_direct()  # a disk with larger blocks than it said, or what is left after a short write
+        return os.write(self._fd, pieces[0][:_BEGUN])
 
     def _drop(self, end: int) -> None:
         """Let go of the pages before `end`, and the next pieces get them: memory that is new to a virtual machine is ten times as slow."""
@@ -240,6 +240,14 @@ class Reused:
         self.bounce = Bounce()
         self.huge_pages = HugePages()
         self.spare = spare or Spare()
+
+
+def _after(pieces: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of them behind that many bytes."""
+    while pieces and count >= len(pieces[0]):
+        count -= len(pieces[0])
+        pieces = pieces[1:]
+    return [pieces[0][count:], *pieces[1:]] if pieces else []
 
 
 def _address(data: memoryview) -> int:

@@ -75,7 +75,8 @@ class NewFile:
 
     def hand_over(self) -> Layout:
         """The file's layout, which holds the tensors from here on: this one lets go of them."""
-        layout = safetensors_format.layout(self.tensors)
+        by_content = self.positions is not None and self.generation is None  # it can be a link to any file of the same bytes
+        layout = safetensors_format.layout(self.tensors, in_place=not by_content)
         self.tensors.clear()
         return layout
 

@@ -1,9 +1,10 @@
 """The safetensors format: named tensors <-> bytes, without copying big tensors.
 
 Layout: the header's length (8 bytes, little endian), the header (JSON, padded with spaces so that the data starts at a multiple
-of 64), then the tensors without a hole: first those whose bytes are a multiple of 64, the big ones before the small ones, then the rest
-in the order of their item size, largest first. That aligns each of them, and nearly all of the bytes as frameworks like them. The header
-keeps the order of the caller. Reading is strict: everything that a writer of ours would not have written is an error.
+of 64), then the tensors without a hole: first those whose bytes are a multiple of 64, the big ones before the small ones (or so that a
+disk can read the big ones from where they lie, see `placing`), then the rest in the order of their item size, largest first. That aligns
+each of them, and nearly all of the bytes as frameworks like them. The header keeps the order of the caller. Reading is strict: everything
+that a writer of ours would not have written is an error.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resilient.errors import ConfigurationError
+from resilient.store import placing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +36,7 @@ _MAX_DIMENSION = 2**62
 _METADATA = "__metadata__"
 _ALIGNMENT = 64
 _PAGE = 4096
-_BIG = 2**20
+_BIG = 2**21  # bytes; what is written from where it lies
 _CHUNK = 32 * 2**20  # each write that ends wakes a thread, which takes the processor from a training: few large ones cost less
 _SMALL = 2**16  # bytes
 _TOGETHER = 2**18  # bytes of small tensors, so few that they are still in the processor's cache when they are hashed and written
@@ -117,22 +119,35 @@ def _bytes_of(array: Array) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def layout(tensors: Mapping[str, Any]) -> Layout:
+def layout(tensors: Mapping[str, Any], *, in_place: bool = False) -> Layout:
     """Plans the file of `tensors`: name -> anything that `np.asarray` takes, of any shape.
+
+    Args:
+        tensors: see there.
+        in_place: arrange them so that a disk can read the big ones from where they are. Without it the same tensors are the same bytes.
 
     Raises:
         ConfigurationError: a name or a dtype that the format does not have.
     """
     arrays = [_little_endian(np.asarray(value)) for value in tensors.values()]
-    plan = _plan(tuple((name, array.dtype, array.shape) for name, array in zip(tensors, arrays, strict=True)))
-    by_size = [arrays[number] for number in plan.order]
-    header = _padded(plan.header, _place_in_page(by_size[0]) if by_size else 0)
-    return Layout(len(header) + plan.size, header, by_size)
+    kinds = tuple((name, array.dtype, array.shape) for name, array in zip(tensors, arrays, strict=True))
+    places = tuple(map(_place, arrays)) if in_place else (None,) * len(arrays)
+    plan = _plan(kinds, tuple(place if place is None else place % placing.BLOCK for place in places))
+    header = _padded(plan.header, places[plan.order[0]] if arrays else None)
+    return Layout(len(header) + plan.size, header, [arrays[number] for number in plan.order])
+
+
+def _place(array: Array) -> int | None:
+    """Where in a page of memory a tensor begins; None for one that is copied on its way to the disk."""
+    if array.nbytes < _BIG:
+        return None
+    place = int(array.__array_interface__["data"][0]) % _PAGE
+    return place if place % _ALIGNMENT == 0 and array.flags.c_contiguous else None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What follows from the tensors' names, types and shapes: the `order` of their bytes, how many bytes, and the header's text."""
+    """What follows from the tensors' names, types, shapes and places: the `order` of their bytes, how many bytes, and the header's text."""
 
     order: Sequence[int]
     size: int
@@ -140,9 +155,12 @@ class _Plan:
 
 
 @functools.lru_cache(maxsize=8)  # a training saves the same few files again and again, and thousands of tensors take milliseconds
-def _plan(kinds: tuple[_Kind, ...]) -> _Plan:
+def _plan(kinds: tuple[_Kind, ...], places: tuple[int | None, ...]) -> _Plan:
     sizes = [_checked_size(*kind) for kind in kinds]
     order = sorted(range(len(kinds)), key=lambda number: _rank(sizes[number], kinds[number][1].itemsize))
+    aligned = [number for number in order if sizes[number] % _ALIGNMENT == 0]
+    placed = placing.in_place([sizes[number] for number in aligned], [places[number] for number in aligned])
+    order[: len(aligned)] = [aligned[number] for number in placed]
     ends = dict(zip(order, itertools.accumulate(sizes[number] for number in order), strict=True))
     header = {
         name: {"dtype": _code(dtype), "shape": list(shape), "data_offsets": [ends[number] - sizes[number], ends[number]]}
@@ -189,18 +207,9 @@ def _little_endian(array: Array) -> Array:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def _place_in_page(first: Array) -> int:
-    """Where in a page of the file the data should begin: where the first tensor does in memory, so that a disk can read it from there.
-
-    Allocators put big blocks at one and the same place of a page, so that the tensors after it mostly lie right as well.
-    """
-    place = int(first.__array_interface__["data"][0]) % _PAGE
-    return place if first.nbytes >= _BIG and place % _ALIGNMENT == 0 else 0
-
-
-def _padded(text: bytes, place: int) -> bytes:
-    """The header as it is written, so long that the data begins at that place of a page (0: at any multiple of the alignment)."""
-    text += b" " * ((place - len(text) - 8) % (_PAGE if place else _ALIGNMENT))
+def _padded(text: bytes, place: int | None) -> bytes:
+    """The header as it is written, so long that the data begins at that place of a page (None: at any multiple of the alignment)."""
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT if place is None else (place - len(text) - 8) % _PAGE)
     if len(text) > MAX_HEADER_BYTES:
         raise ConfigurationError(f"The tensors need a header of {len(text)} bytes. Use fewer tensors or shorter names.")
     return struct.pack("<Q", len(text)) + text
