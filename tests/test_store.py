@@ -572,7 +572,7 @@ def test_the_old_one_is_brought_back_if_the_process_died_between_two_renames(tmp
 def test_a_tensor_that_nobody_else_holds_is_let_go_when_it_is_written(tmp_path):
     """So that a training step need not copy it any more; one that the caller holds stays his. Both are written as they were."""
     store = prepared(tmp_path)
-    big = {f"layer_{number}": np.full(2**19, number, np.float32) for number in range(6)}
+    big = {f"layer_{number}": np.full(2**18, number, np.float32) for number in range(6)}
     kept, alive = dict(big), []
     gone = [weakref.ref(array) for array in big.values()]
     options = WriteOptions(cancelled=lambda: alive.append([ref() is not None for ref in gone]), planned=big.clear)
@@ -581,4 +581,4 @@ def test_a_tensor_that_nobody_else_holds_is_let_go_when_it_is_written(tmp_path):
     # Asked before each of the six tensors is written, when the one before it is being let go.
     assert alive[-6] == [True] * 6 and alive[-4] == [False] + [True] * 5 and alive[-1] == [False] * 3 + [True] * 3
     read = store.load(1).tensors["model.safetensors"]
-    assert all(np.array_equal(read[f"layer_{number}"], np.full(2**19, number, np.float32)) for number in range(6))
+    assert all(np.array_equal(read[f"layer_{number}"], np.full(2**18, number, np.float32)) for number in range(6))
