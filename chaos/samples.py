@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from resilient.manifest import Frozen, Manifest, Progress
-from resilient.store import Checkpoint, CommitCancelled, Store, WriteOptions, kernel, spare
+from resilient.store import Checkpoint, CommitCancelled, Store, WriteOptions, kernel, output, placing, spare
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 # For work on many checkpoints that no power cut is part of: a SIGKILL loses nothing that was written, be it synced or not.
@@ -48,7 +48,7 @@ def manifest(step: int, sequence: int | None = None, **changes: Any) -> Manifest
 
 def tensors(value: int, blocks: int = 0) -> dict[str, dict[str, Any]]:
     """Three files whose content tells which checkpoint they belong to; small, or with so many blocks of the disk."""
-    table = {"table": np.add.outer(np.arange(blocks), np.full(BLOCK // 4, value)).astype(np.float32)} if blocks else {}
+    table = {"table": _within_page(np.add.outer(np.arange(blocks), np.full(BLOCK // 4, value)).astype(np.float32))} if blocks else {}
     return {
         MODEL: {
             "embedding": np.arange(6, dtype=np.float32),
@@ -59,6 +59,22 @@ def tensors(value: int, blocks: int = 0) -> dict[str, dict[str, Any]]:
         OPTIMIZER: {"m": np.full(5, value, ml_dtypes.bfloat16), "iterations": np.array(value, np.int64)},
         STATE: {"empty": np.zeros((0, 3)), "flag": np.array(True), "count": np.array(value, np.float64)},
     }
+
+
+def _within_page(array: Any) -> Any:
+    """A copy that begins within a page, as those of allocators do, always at the same place."""
+    memory = np.empty(array.nbytes + 2 * BLOCK, np.uint8)
+    start = -memory.__array_interface__["data"][0] % BLOCK + 64
+    placed = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    placed[...] = array
+    return placed
+
+
+@contextlib.contextmanager
+def small_blocks() -> Iterator[None]:
+    """Files of a few kilobytes are written as large ones are: directly, in pieces, in place, by a thread of their own."""
+    with mock.patch.multiple(output, DIRECT_FROM=2**13, _BOUNCE=2**13), mock.patch.object(placing, "LARGE", 2**13):
+        yield
 
 
 def commit(store: Store, step: int, sequence: int | None = None, blocks: int = 0, *, awaited: bool = False, **changes: Any) -> Manifest:

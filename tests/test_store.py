@@ -569,6 +569,21 @@ def test_the_old_one_is_brought_back_if_the_process_died_between_two_renames(tmp
     assert is_sample(store.load(1)) and leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_large_tensor_is_let_go_when_it_is_written_from_where_it_lies(tmp_path, awaited):
+    """When the last of six is asked for, it and the one before are there still, and at most two more that the disk reads."""
+    store = prepared(tmp_path)
+    big = {f"layer_{number}": np.full(2**20, number, np.float32) for number in range(6)}
+    gone, alive = [weakref.ref(array) for array in big.values()], []
+    options = WriteOptions(
+        cancelled=lambda: alive.append(sum(ref() is not None for ref in gone)), awaited=lambda: awaited, planned=big.clear
+    )
+    store.commit(manifest(step=1), {"model.safetensors": big}, options=options)
+    assert alive[-6] == 6 and alive[-1] <= (4 if awaited else 2)
+    read = store.load(1).tensors["model.safetensors"]
+    assert all(np.array_equal(read[f"layer_{number}"], np.full(2**20, number, np.float32)) for number in range(6))
+
+
 def test_a_tensor_that_nobody_else_holds_is_let_go_when_it_is_written(tmp_path):
     """So that a training step need not copy it any more; one that the caller holds stays his. Both are written as they were."""
     store = prepared(tmp_path)

@@ -170,6 +170,13 @@ def test_the_place_of_most_bytes_comes_first_and_small_tensors_lead_to_the_next(
     assert in_place(plan) == [True] * 4 + [False]
 
 
+def test_a_tensor_that_ends_at_another_place_comes_last_of_its_place():
+    """The others of that place could not follow it."""
+    plan = layout({"odd": at(64, 2**21 + 64), "a": at(64, 2**22), "b": at(64, 2**21)}, in_place=True)
+    assert [array.nbytes for array in plan.arrays] == [2**22, 2**21, 2**21 + 64]
+    assert in_place(plan) == [True] * 3
+
+
 def test_the_same_tensors_are_the_same_bytes_wherever_they_lie():
     """Unless the fastest way to write them was asked for."""
     found = {b"".join(map(bytes, layout({"a": at(64 * place, 2**21), "b": np.ones(16), "c": at(0, 2**21)}).chunks())) for place in range(3)}

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import xxhash
+from store_samples import manifest, prepared, same
 
 from resilient.store import kernel, output
 from resilient.store.files import write_file
@@ -75,12 +76,17 @@ def test_what_somebody_waits_for_is_hashed_while_the_disk_works(tmp_path, monkey
 
 def test_a_slow_disk_finds_in_its_buffers_what_was_put_there(tmp_path, monkeypatch):
     """The next pieces are gathered and hashed while it still works: not in the memory that it reads."""
-    genuine = os.write
+    genuine, together = os.write, os.writev
     monkeypatch.setattr(kernel, "direct_alignment", lambda fd: kernel.Alignment(4096, 4096))
     monkeypatch.setattr(os, "write", lambda fd, data: (time.sleep(0.01), genuine(fd, data))[1])
+    monkeypatch.setattr(os, "writev", lambda fd, pieces: (time.sleep(0.01), together(fd, pieces))[1])
     memory = np.random.default_rng(0).integers(0, 256, 7 * MEGABYTE, np.uint8)
     askew = memory[-memory.ctypes.data % 4096 + 64 :].data  # all of it goes through the buffers
-    check(tmp_path / "file", [askew], output.WriteOptions(awaited=lambda: True, reused=output.Reused()))
+    options = output.WriteOptions(awaited=lambda: True, reused=output.Reused())
+    check(tmp_path / "file", [askew], options)
+    begin = -memory.ctypes.data % 4096
+    placed = memory[begin : begin + 3 * MEGABYTE].data
+    check(tmp_path / "file", [piece for number in range(8) for piece in (bytes([number]) * 4096, placed)], options)
 
 
 def test_without_direct_writes_the_disk_begins_before_all_is_copied(tmp_path, monkeypatch):
@@ -171,22 +177,100 @@ def test_big_tensors_are_not_copied_on_their_way(tmp_path, monkeypatch):
     assert given.ctypes.data in handed
 
 
-@pytest.mark.parametrize("short", [0, 1, 512, 700, 2 * MEGABYTE])
+def after_a_little(memory: np.ndarray) -> list[memoryview]:
+    """Twice a chunk of two blocks and a few bytes, and a large one that lies right behind it."""
+    start = -memory.ctypes.data % 4096
+    return [bytes(range(250)) * 4, memory[start + 1000 : start + 1000 + 3 * MEGABYTE].data] * 2
+
+
+@pytest.mark.parametrize("short", [0, 512, 1024, 1536, 2 * MEGABYTE, 3 * MEGABYTE + 512])
 def test_what_lies_before_a_big_tensor_goes_to_the_disk_with_it(tmp_path, monkeypatch, short):
-    """In one call, which may take a part of both, or only of the first."""
+    """In one call, which may take a part of the first, all of it, or a part of both."""
     genuine, calls = os.writev, []
 
     def writev(fd, pieces):
         calls.append([len(piece) for piece in pieces])
-        return genuine(fd, pieces) if not short else os.write(fd, b"".join(pieces)[:short] if not direct(fd) else pieces[0][:512])
+        if not short:
+            return genuine(fd, pieces)
+        first = pieces[0][:short]
+        return genuine(fd, [first, pieces[1][: short - len(first)]] if len(first) < short else [first])
 
     monkeypatch.setattr(os, "writev", writev)
     monkeypatch.setattr(kernel, "direct_alignment", lambda fd: kernel.Alignment(512, 512))
-    memory = np.random.default_rng(0).integers(0, 256, 4 * MEGABYTE, np.uint8)
-    start = -memory.ctypes.data % 4096
-    given = memory[start + 1000 : start + 1000 + 3 * MEGABYTE]
-    check(tmp_path / "file", [bytes(range(250)) * 4, given.data] * 2)
+    check(tmp_path / "file", after_a_little(np.random.default_rng(0).integers(0, 256, 4 * MEGABYTE, np.uint8)))
     assert calls[0] == [1024, 3 * MEGABYTE - 512]
+
+
+def test_a_disk_that_refuses_two_pieces_gets_them_through_the_page_cache(tmp_path, monkeypatch):
+    """One after the other."""
+    refused = []
+
+    def writev(fd, pieces):
+        refused.append(len(pieces))
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "writev", writev)
+    monkeypatch.setattr(kernel, "direct_alignment", lambda fd: kernel.Alignment(512, 512))
+    check(tmp_path / "file", after_a_little(np.random.default_rng(0).integers(0, 256, 4 * MEGABYTE, np.uint8)))
+    assert refused == [2]
+
+
+def test_a_piece_is_hashed_while_the_disk_works_on_it(tmp_path, monkeypatch):
+    """Not before: the disk would have nothing to do meanwhile."""
+    genuine, hashed = os.write, threading.Event()
+
+    class Digest:
+        def __init__(self):
+            self._genuine = xxhash.xxh3_128()
+
+        def update(self, data):
+            self._genuine.update(data)
+            hashed.set()
+
+        def hexdigest(self):
+            return self._genuine.hexdigest()
+
+    def write(fd, data):
+        waited.append(hashed.wait(60))
+        return genuine(fd, data)
+
+    waited: list[bool] = []
+    digest = Digest()
+    monkeypatch.setattr(output.xxhash, "xxh3_128", lambda: digest)
+    monkeypatch.setattr(os, "write", write)
+    write_file(tmp_path / "file", 2 * MEGABYTE, [bytes(2 * MEGABYTE)], output.WriteOptions(awaited=lambda: True))
+    assert waited[0]
+
+
+@pytest.mark.parametrize("alignment", [kernel.Alignment(512, 512), kernel.Alignment(4096, 4096), kernel.Alignment(4, 512)])
+@pytest.mark.parametrize("place", [0, 64, 4032])
+def test_tensors_are_arranged_so_that_they_are_written_from_where_they_lie(tmp_path, monkeypatch, alignment, place):
+    """All of each but the blocks at its ends, from 2 MB on, by every commit."""
+    memories = [np.random.default_rng(number).integers(0, 256, 2 * MEGABYTE + 8192, np.uint8) for number in range(6)]
+    tensors = {}
+    for number, memory in enumerate(memories):
+        start = -memory.ctypes.data % 4096 + place
+        tensors[f"large{number}"] = memory[start : start + 2 * MEGABYTE]
+    handed = []
+    genuine, together = os.write, os.writev
+    monkeypatch.setattr(os, "write", lambda fd, data: handed.append(data) or genuine(fd, data))
+    monkeypatch.setattr(os, "writev", lambda fd, pieces: handed.extend(pieces) or together(fd, pieces))
+    monkeypatch.setattr(kernel, "direct_alignment", lambda fd: alignment)
+    store = prepared(tmp_path)
+    store.commit(manifest(step=1), {"model.safetensors": dict(tensors)})
+    own = sum(len(piece) for piece in handed if any(lies_in(piece, memory) for memory in memories))
+    assert 6 * (2 * MEGABYTE - 2 * alignment.offset) <= own <= 6 * 2 * MEGABYTE or not writes_directly(tmp_path)
+    assert same(store.load(1).tensors, {"model.safetensors": tensors})
+
+
+def lies_in(piece, memory: np.ndarray) -> bool:
+    return 0 <= np.frombuffer(piece, np.uint8).ctypes.data - memory.ctypes.data < memory.nbytes
+
+
+def writes_directly(place) -> bool:
+    """Whether this file system offers it."""
+    with (place / "probe").open("wb") as file:
+        return output._set_direct(file.fileno(), on=True)
 
 
 def test_many_small_tensors_become_few_writes(tmp_path, monkeypatch):

@@ -81,6 +81,20 @@ def test_without_a_generation_the_content_decides(tmp_path, still, shared):
     assert same(store.load(2).tensors, files(2, still))
 
 
+def test_a_part_that_is_known_by_its_content_is_shared_wherever_it_lies(tmp_path):
+    """The fastest order for the disk is another one at every place in memory."""
+    store, still = prepared(tmp_path), np.random.default_rng(0).integers(0, 256, 2**21, np.uint8)
+    for step in (1, 2, 3):
+        backbone = {}
+        for number in range(3):
+            memory = np.empty(2**21 + 2 * 4096, np.uint8)
+            start = -memory.ctypes.data % 4096 + 64 * ((step * number) % 7)
+            memory[start : start + 2**21] = still + number
+            backbone[f"backbone{number}"] = memory[start : start + 2**21]
+        store.commit(manifest(step), {MODEL: {**backbone, "last": np.full(2, step)}}, {MODEL: Frozen(tuple(backbone), None)})
+    assert len({part(store, step).st_ino for step in (1, 2, 3)}) == 1
+
+
 def test_the_next_process_shares_with_the_checkpoint_that_it_restored(tmp_path):
     """As long as the generation is the one it was told."""
     prepared(tmp_path).commit(manifest(1), files(1), frozen(3))

@@ -58,14 +58,15 @@ def _live(life: Life, way: str, protocol: Protocol, place: Path, acknowledge: li
 def _live_until(place: Path, point: int, live: Callable[[lives.Acknowledge], None], *, torn: bool) -> tuple[int, Mapping[str, int]]:
     """Exit code of a child that dies at a point of its life, and what it had been told is durable."""
     log = place / "acknowledged"
-    fault = (within_write if torn else before_call)(fail_at(point))
+    schedule = fail_at(point)
+    fault = (within_write if torn else before_call)(schedule)
     child = os.fork()
     if child == 0:
         code = 1
         try:
             with met(fault, place / RUN, CALLS), log.open("ab", buffering=0) as told:
                 live(functools.partial(_note, told))
-            code = 0
+            code = 3 if schedule.struck else 0  # it should not have survived that
         finally:
             os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -14,12 +14,12 @@ from chaos.crash_states import judging
 from chaos.crash_states.judging import DAMAGED_BYTES, JOURNALED, NEWEST, Judge
 from chaos.faults import fail_at
 from chaos.faults.disk import FailingSync
-from chaos.samples import FROZEN, commit, give_up, manifest, prepared, tensors, written_over
+from chaos.samples import FROZEN, commit, give_up, manifest, prepared, small_blocks, tensors, written_over
 from resilient.errors import StorageError
 from resilient.journal import Journal
 from resilient.keep import Keep
 from resilient.manifest import step_name
-from resilient.store import kernel, output, published
+from resilient.store import kernel, published
 from resilient.store.files import sync_directory
 
 Acknowledge = Callable[[str, int], None]
@@ -73,11 +73,8 @@ def _grow(place: Path, acknowledge: Acknowledge) -> None:
 
 @contextlib.contextmanager
 def _in_blocks() -> Iterator[None]:
-    """Files of several blocks are written directly, in pieces."""
-    with (
-        mock.patch.multiple(output, DIRECT_FROM=2**13, _BOUNCE=2**13),
-        mock.patch.object(kernel, "direct_alignment", return_value=kernel.Alignment(4096, 4096)),
-    ):
+    """Files of several blocks are written directly, in pieces of whole pages."""
+    with small_blocks(), mock.patch.object(kernel, "direct_alignment", return_value=kernel.Alignment(4096, 4096)):
         yield
 
 

@@ -7,6 +7,7 @@ inside, `before_call` is for `chaos.calls.met`. `by_strace` does the same to a p
 from __future__ import annotations
 
 import enum
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -37,8 +38,9 @@ def within_write(schedule: Schedule) -> Met:
     def around(call: Call, go: Callable[[], Any]) -> Any:
         if call.name in ("write", "writev", "pwrite") and schedule.strikes():
             half = call.first_bytes(sum(map(len, call.given)) // 2)
-            place = call.arguments[2:]  # pwrite has one
-            (os.pwritev if place else os.writev)(call.arguments[0], half, *place)
+            fd, place = call.arguments[0], call.arguments[2:]  # pwrite has one
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)  # half of it need not be whole blocks
+            (os.pwritev if place else os.writev)(fd, half, *place)
             os.kill(os.getpid(), signal.SIGKILL)
         return go()
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from chaos.samples import FROZEN, commit, give_up, leftovers, manifest, prepared, tensors, written_over
+from chaos.samples import FROZEN, commit, give_up, leftovers, manifest, prepared, small_blocks, tensors, written_over
 from resilient import journal, reading
 from resilient.errors import ConfigurationError, StorageError
 from resilient.keep import Keep
 from resilient.manifest import step_name
 from resilient.policy import Backoff
-from resilient.store import RunLock, Store, kernel, output, published
+from resilient.store import RunLock, Store, kernel, published
 from resilient.writer import Writer
 
 
@@ -57,13 +56,6 @@ def _in_use(place: Path) -> Store:
     store = Store(place)
     store.continue_from(store.load(2), 0)
     return store
-
-
-@contextlib.contextmanager
-def small_blocks() -> Iterator[None]:
-    """Files of a few kilobytes are written as large ones are: directly, in pieces, by a thread of their own."""
-    with mock.patch.multiple(output, DIRECT_FROM=2**13, _BOUNCE=2**13):
-        yield
 
 
 def _save(place: Path) -> None:

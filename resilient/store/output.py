@@ -26,7 +26,7 @@ from types import TracebackType
 import numpy as np
 import xxhash
 
-from resilient.store import huge_pages, kernel
+from resilient.store import huge_pages, kernel, placing
 from resilient.store.huge_pages import HugePages
 from resilient.store.spare import Spare
 
@@ -34,8 +34,8 @@ Buffer = bytes | bytearray | memoryview
 
 DIRECT_FROM = 2**20  # bytes; a smaller file is not worth the calls that switch over and back
 _BESIDE_FROM = 2**26  # bytes; in a smaller file what is gained by a second thread is lost by the turns of the two
-_BOUNCE = 2**21  # one buffer: a huge page that fits into a processor's cache, and is hashed and written from there
-_AHEAD = 2  # pieces handed to the disk at most: one that it works on, and the next
+_BOUNCE = placing.LARGE  # bytes of one buffer: a huge page that fits into a processor's cache, and is hashed and written from there
+_AHEAD = 2  # writes handed to the disk at most: one that it works on, and the next
 _BEGUN = 2**23  # bytes in the page cache that the disk is told of at a time: it works while the next ones are copied
 _CACHED = 2**25  # bytes that are on their way to the disk in the page cache; fewer make the writing wait
 _DROPPED = 2**22  # of them are let go at a time
@@ -111,7 +111,8 @@ class Output:
         rest = memoryview(data)
         while rest:
             to_block = -self._bounce.fill % self._alignment.offset
-            in_place = len(rest) - to_block >= _BOUNCE and (_address(rest) + to_block) % self._alignment.memory == 0
+            enough = len(rest) - to_block > _BOUNCE - self._alignment.offset  # but for the blocks that it shares with its neighbours
+            in_place = enough and (_address(rest) + to_block) % self._alignment.memory == 0
             if in_place and not to_block:
                 count = len(rest) - len(rest) % self._alignment.offset
                 self._put(self._bounce.take(), rest[:count])
@@ -135,7 +136,7 @@ class Output:
         return self._digest.hexdigest()
 
     def _put(self, *pieces: memoryview) -> None:
-        """Hand over to the disk, and hash while that works."""
+        """Hand over to the disk in one write, and hash while that works."""
         given = [piece for piece in pieces if piece]
         if given:
             self._to_disk(given)
@@ -143,7 +144,7 @@ class Output:
             self._digest.update(piece)
 
     def _to_disk(self, pieces: list[memoryview]) -> None:
-        """Once the disk has few enough; so the next bounce buffer is free by then."""
+        """Once few enough writes are under way; so the next bounce buffer is free by then."""
         offset, self._written = self._written, self._written + sum(map(len, pieces))
         if self._beside or (self._large and self._awaited()):
             self._disk = self._disk or concurrent.futures.ThreadPoolExecutor(1, "resilient-disk")
@@ -154,7 +155,7 @@ class Output:
             self._write_all(pieces, offset)
 
     def _wait(self, left: int = 0) -> None:
-        """Until the disk has that many pieces."""
+        """Until no more writes than that are under way."""
         while len(self._under_way) > left:
             self._under_way.popleft().result()
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 BLOCK = 512  # bytes; what disks want addresses to be a multiple of, or less
+LARGE = 2**21  # bytes; what is smaller is as soon copied
 
 
 def in_place(sizes: Sequence[int], places: Sequence[int | None]) -> list[int]:
@@ -20,7 +21,7 @@ def in_place(sizes: Sequence[int], places: Sequence[int | None]) -> list[int]:
 
     Args:
         sizes: of each, in bytes.
-        places: of each in a block of memory; None for one that is copied in any case.
+        places: of each in a block of memory; None for one that may lie anywhere.
 
     Returns:
         First those to be written in place, with the small ones between them. The file's data has to begin at the first one's place.
@@ -43,7 +44,7 @@ def in_place(sizes: Sequence[int], places: Sequence[int | None]) -> list[int]:
 
 
 def _way(start: int, waiting: Mapping[int, deque[int]], between: Mapping[int, deque[int]]) -> tuple[int, ...] | None:
-    """The fewest steps, one for each small tensor, from `start` to a place where a tensor waits; None where no way leads to one."""
+    """A short way from `start` to a place where a tensor waits, a step for each small tensor between; None where none is found."""
     ways: dict[int, tuple[int, ...]] = {start: ()}
     reached = deque([start])
     while reached:

@@ -36,7 +36,6 @@ _MAX_DIMENSION = 2**62
 _METADATA = "__metadata__"
 _ALIGNMENT = 64
 _PAGE = 4096
-_BIG = 2**21  # bytes; what is written from where it lies
 _CHUNK = 32 * 2**20  # each write that ends wakes a thread, which takes the processor from a training: few large ones cost less
 _SMALL = 2**16  # bytes
 _TOGETHER = 2**18  # bytes of small tensors, so few that they are still in the processor's cache when they are hashed and written
@@ -138,8 +137,8 @@ def layout(tensors: Mapping[str, Any], *, in_place: bool = False) -> Layout:
 
 
 def _place(array: Array) -> int | None:
-    """Where in a page of memory a tensor begins; None for one that is copied on its way to the disk."""
-    if array.nbytes < _BIG:
+    """Where in a page of memory a tensor begins; None for one that is not arranged by it."""
+    if array.nbytes < placing.LARGE:
         return None
     place = int(array.__array_interface__["data"][0]) % _PAGE
     return place if place % _ALIGNMENT == 0 and array.flags.c_contiguous else None
@@ -154,20 +153,37 @@ class _Plan:
     header: bytes
 
 
-@functools.lru_cache(maxsize=8)  # a training saves the same few files again and again, and thousands of tensors take milliseconds
+@functools.lru_cache(maxsize=8)  # where no tensor is large, the same few files are saved again and again
 def _plan(kinds: tuple[_Kind, ...], places: tuple[int | None, ...]) -> _Plan:
-    sizes = [_checked_size(*kind) for kind in kinds]
-    order = sorted(range(len(kinds)), key=lambda number: _rank(sizes[number], kinds[number][1].itemsize))
+    known = _described(kinds)
+    sizes, order = known.sizes, list(known.order)
     aligned = [number for number in order if sizes[number] % _ALIGNMENT == 0]
     placed = placing.in_place([sizes[number] for number in aligned], [places[number] for number in aligned])
     order[: len(aligned)] = [aligned[number] for number in placed]
     ends = dict(zip(order, itertools.accumulate(sizes[number] for number in order), strict=True))
-    header = {
-        name: {"dtype": _code(dtype), "shape": list(shape), "data_offsets": [ends[number] - sizes[number], ends[number]]}
-        for number, (name, dtype, shape) in enumerate(kinds)
-    }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    return _Plan(order, sum(sizes), text)
+    entries = (f"{entry}[{ends[number] - sizes[number]},{ends[number]}]}}" for number, entry in enumerate(known.entries))
+    return _Plan(order, sum(sizes), f"{{{','.join(entries)}}}".encode())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Described:
+    """What follows from names, types and shapes alone: `sizes` in bytes, `order` by rank, `entries` of the header up to their offsets."""
+
+    sizes: Sequence[int]
+    order: Sequence[int]
+    entries: Sequence[str]
+
+
+@functools.lru_cache(maxsize=8)  # places change from save to save, and to describe thousands of tensors takes tens of milliseconds
+def _described(kinds: tuple[_Kind, ...]) -> _Described:
+    sizes = [_checked_size(*kind) for kind in kinds]
+    order = sorted(range(len(kinds)), key=lambda number: _rank(sizes[number], kinds[number][1].itemsize))
+    return _Described(sizes, order, [_header_entry(*kind) for kind in kinds])
+
+
+def _header_entry(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    sizes = ",".join(map(str, shape))
+    return f'{json.dumps(name, ensure_ascii=False)}:{{"dtype":"{_code(dtype)}","shape":[{sizes}],"data_offsets":'
 
 
 def _checked_size(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
@@ -186,7 +202,7 @@ def _checked_size(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> in
 def _rank(size: int, itemsize: int) -> tuple[bool, bool, int]:
     """What lies first: as long as the sizes are multiples of 64, whatever comes next is aligned, and frameworks need no copy of it."""
     odd = size % _ALIGNMENT != 0
-    return odd, not odd and size < _BIG, -itemsize
+    return odd, not odd and size < placing.LARGE, -itemsize
 
 
 @functools.cache
