@@ -217,13 +217,14 @@ def test_a_disk_that_refuses_two_pieces_gets_them_through_the_page_cache(tmp_pat
 
 def test_a_piece_is_hashed_while_the_disk_works_on_it(tmp_path, monkeypatch):
     """Not before: the disk would have nothing to do meanwhile."""
-    genuine, hashed = os.write, threading.Event()
+    genuine, begun, hashed = os.write, threading.Event(), threading.Event()
 
     class Digest:
         def __init__(self):
             self._genuine = xxhash.xxh3_128()
 
         def update(self, data):
+            together.append(begun.wait(5))
             self._genuine.update(data)
             hashed.set()
 
@@ -231,15 +232,16 @@ def test_a_piece_is_hashed_while_the_disk_works_on_it(tmp_path, monkeypatch):
             return self._genuine.hexdigest()
 
     def write(fd, data):
-        waited.append(hashed.wait(60))
+        begun.set()
+        together.append(hashed.wait(60))
         return genuine(fd, data)
 
-    waited: list[bool] = []
+    together: list[bool] = []
     digest = Digest()
     monkeypatch.setattr(output.xxhash, "xxh3_128", lambda: digest)
     monkeypatch.setattr(os, "write", write)
     write_file(tmp_path / "file", 2 * MEGABYTE, [bytes(2 * MEGABYTE)], output.WriteOptions(awaited=lambda: True))
-    assert waited[0]
+    assert together == [True, True]
 
 
 @pytest.mark.parametrize("alignment", [kernel.Alignment(512, 512), kernel.Alignment(4096, 4096), kernel.Alignment(4, 512)])

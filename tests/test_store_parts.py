@@ -88,7 +88,7 @@ def test_a_part_that_is_known_by_its_content_is_shared_wherever_it_lies(tmp_path
         backbone = {}
         for number in range(3):
             memory = np.empty(2**21 + 2 * 4096, np.uint8)
-            start = -memory.ctypes.data % 4096 + 64 * ((step * number) % 7)
+            start = -memory.ctypes.data % 4096 + 64 * (step * (number + 1) % 7)
             memory[start : start + 2**21] = still + number
             backbone[f"backbone{number}"] = memory[start : start + 2**21]
         store.commit(manifest(step), {MODEL: {**backbone, "last": np.full(2, step)}}, {MODEL: Frozen(tuple(backbone), None)})
