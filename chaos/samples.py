@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from resilient.manifest import Frozen, Manifest, Progress
-from resilient.store import Checkpoint, CommitCancelled, Store, WriteOptions, kernel, output, placing, spare
+from resilient.store import Checkpoint, CommitCancelled, Store, WriteOptions, kernel, output, placing, safetensors_format, spare
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 # For work on many checkpoints that no power cut is part of: a SIGKILL loses nothing that was written, be it synced or not.
@@ -62,9 +62,9 @@ def tensors(value: int, blocks: int = 0) -> dict[str, dict[str, Any]]:
 
 
 def _within_page(array: Any) -> Any:
-    """A copy that begins within a page, as those of allocators do, always at the same place."""
+    """A copy that begins within a page, as those of allocators do: there a header ends before it fills a buffer of two blocks."""
     memory = np.empty(array.nbytes + 2 * BLOCK, np.uint8)
-    start = -memory.__array_interface__["data"][0] % BLOCK + 64
+    start = -memory.__array_interface__["data"][0] % BLOCK + BLOCK // 2
     placed = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     placed[...] = array
     return placed
@@ -73,7 +73,11 @@ def _within_page(array: Any) -> Any:
 @contextlib.contextmanager
 def small_blocks() -> Iterator[None]:
     """Files of a few kilobytes are written as large ones are: directly, in pieces, in place, by a thread of their own."""
-    with mock.patch.multiple(output, DIRECT_FROM=2**13, _BOUNCE=2**13), mock.patch.object(placing, "LARGE", 2**13):
+    with (
+        mock.patch.multiple(output, DIRECT_FROM=2**13, _BOUNCE=2**13),
+        mock.patch.object(placing, "LARGE", 2**13),
+        mock.patch.object(safetensors_format, "_SMALL", 2**13),
+    ):
         yield
 
 

@@ -145,7 +145,7 @@ def test_no_call_that_changes_the_disk_goes_past_the_recorder(tmp_path):
     counted = json.loads(done.stdout)
     for name, count in counted.items():
         met[KINDS[name]] += count
-    assert counted.get("writev", 0) > 3 or not writes_directly(tmp_path)
+    assert counted.get("writev", 0) >= 2 or not writes_directly(tmp_path)
     assert +met == +seen
     assert met["write"] > 50 and met["fsync"] > 50
 
