@@ -39,8 +39,13 @@ class Call:
         """What a write is given, in its pieces."""
         return list(self.arguments[1]) if self.name == "writev" else [self.arguments[1]]
 
+    @property
+    def size(self) -> int:
+        """Bytes that a write is given."""
+        return sum(map(len, self.given))
+
     def first_bytes(self, count: int) -> list[Any]:
-        """The same, cut off after that many bytes."""
+        """What a write is given, cut off after that many bytes."""
         kept = []
         for piece in self.given:
             kept.append(piece[:count])

@@ -48,7 +48,7 @@ def manifest(step: int, sequence: int | None = None, **changes: Any) -> Manifest
 
 def tensors(value: int, blocks: int = 0) -> dict[str, dict[str, Any]]:
     """Three files whose content tells which checkpoint they belong to; small, or with so many blocks of the disk."""
-    table = {"table": _within_page(np.add.outer(np.arange(blocks), np.full(BLOCK // 4, value)).astype(np.float32))} if blocks else {}
+    table = {"table": _table(value, blocks)} if blocks else {}
     return {
         MODEL: {
             "embedding": np.arange(6, dtype=np.float32),
@@ -61,13 +61,24 @@ def tensors(value: int, blocks: int = 0) -> dict[str, dict[str, Any]]:
     }
 
 
-def _within_page(array: Any) -> Any:
-    """A copy that begins within a page, as those of allocators do: there a header ends before it fills a buffer of two blocks."""
+def _table(value: int, blocks: int) -> Any:
+    """It begins within a page, as tensors do, so late that a header before it ends within the first of two blocks."""
+    return placed(np.add.outer(np.arange(blocks), np.full(BLOCK // 4, value)).astype(np.float32), BLOCK // 2)
+
+
+def placed(array: Any, place: int) -> Any:
+    """A copy that begins at this place of a page of memory."""
     memory = np.empty(array.nbytes + 2 * BLOCK, np.uint8)
-    start = -memory.__array_interface__["data"][0] % BLOCK + BLOCK // 2
-    placed = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    placed[...] = array
-    return placed
+    start = -memory.__array_interface__["data"][0] % BLOCK + place
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def writes_directly(place: Path) -> bool:
+    """Whether the file system of this directory offers writing past the page cache."""
+    with (place / "probe").open("wb") as file:
+        return output._set_direct(file.fileno(), on=True)
 
 
 @contextlib.contextmanager

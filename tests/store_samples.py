@@ -13,11 +13,13 @@ from chaos.samples import (
     is_sample,
     leftovers,
     manifest,
+    placed,
     prepared,
     reports,
     same,
     same_array,
     tensors,
+    writes_directly,
 )
 
 __all__ = [
@@ -31,9 +33,11 @@ __all__ = [
     "is_sample",
     "leftovers",
     "manifest",
+    "placed",
     "prepared",
     "reports",
     "same",
     "same_array",
     "tensors",
+    "writes_directly",
 ]

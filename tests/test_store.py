@@ -16,7 +16,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from store_samples import FAST, MODEL, OPTIMIZER, STATE, commit, is_sample, leftovers, manifest, prepared, reports, same, tensors
+from store_samples import FAST, MODEL, OPTIMIZER, STATE, commit, is_sample, leftovers, manifest, placed, prepared, reports, same, tensors
 
 from resilient.errors import CheckpointCorruptError, ConfigurationError, StorageError
 from resilient.keep import Keep
@@ -573,8 +573,8 @@ def test_the_old_one_is_brought_back_if_the_process_died_between_two_renames(tmp
 def test_a_large_tensor_is_let_go_when_it_is_written_from_where_it_lies(tmp_path, awaited):
     """When the last of six is asked for, it and the one before are there still, and at most two more that the disk reads."""
     store = prepared(tmp_path)
-    big = {f"layer_{number}": np.full(2**20, number, np.float32) for number in range(6)}
-    gone, alive = [weakref.ref(array) for array in big.values()], []
+    big = {f"layer_{number}": placed(np.full(2**20, number, np.float32), 64) for number in range(6)}
+    gone, alive = [weakref.ref(array.base) for array in big.values()], []  # their memory
     options = WriteOptions(
         cancelled=lambda: alive.append(sum(ref() is not None for ref in gone)), awaited=lambda: awaited, planned=big.clear
     )

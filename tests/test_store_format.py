@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
-from store_samples import same, same_array
+from store_samples import placed, same, same_array
 
 from resilient.errors import ConfigurationError
 from resilient.store import placing, safetensors_format
@@ -132,10 +132,7 @@ def test_big_tensors_begin_where_they_do_in_a_page_of_memory():
 
 def at(place: int, size: int) -> np.ndarray:
     """Bytes that begin at that place of a page."""
-    memory = np.empty(size + 2 * 4096, np.uint8)
-    start = -memory.ctypes.data % 4096 + place
-    memory[start : start + size] = np.random.default_rng(size).integers(0, 256, size, np.uint8)
-    return memory[start : start + size]
+    return placed(np.random.default_rng(size).integers(0, 256, size, np.uint8), place)
 
 
 def in_place(plan: Layout) -> list[bool]:

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import xxhash
-from store_samples import manifest, prepared, same
+from store_samples import manifest, placed, prepared, same, writes_directly
 
 from resilient.store import kernel, output
 from resilient.store.files import write_file
@@ -84,9 +84,8 @@ def test_a_slow_disk_finds_in_its_buffers_what_was_put_there(tmp_path, monkeypat
     askew = memory[-memory.ctypes.data % 4096 + 64 :].data  # all of it goes through the buffers
     options = output.WriteOptions(awaited=lambda: True, reused=output.Reused())
     check(tmp_path / "file", [askew], options)
-    begin = -memory.ctypes.data % 4096
-    placed = memory[begin : begin + 3 * MEGABYTE].data
-    check(tmp_path / "file", [piece for number in range(8) for piece in (bytes([number]) * 4096, placed)], options)
+    straight = placed(memory[: 3 * MEGABYTE], 0).data  # and of this nothing, only what lies before
+    check(tmp_path / "file", [piece for number in range(8) for piece in (bytes([number]) * 4096, straight)], options)
 
 
 def test_without_direct_writes_the_disk_begins_before_all_is_copied(tmp_path, monkeypatch):
@@ -177,10 +176,9 @@ def test_big_tensors_are_not_copied_on_their_way(tmp_path, monkeypatch):
     assert given.ctypes.data in handed
 
 
-def after_a_little(memory: np.ndarray) -> list[memoryview]:
-    """Twice a chunk of two blocks and a few bytes, and a large one that lies right behind it."""
-    start = -memory.ctypes.data % 4096
-    return [bytes(range(250)) * 4, memory[start + 1000 : start + 1000 + 3 * MEGABYTE].data] * 2
+def after_a_little() -> list[memoryview]:
+    """Twice a chunk of nearly two blocks, and a large one that lies as it will in the file."""
+    return [bytes(range(250)) * 4, placed(np.random.default_rng(0).integers(0, 256, 3 * MEGABYTE, np.uint8), 1000).data] * 2
 
 
 @pytest.mark.parametrize("short", [0, 512, 1024, 1536, 2 * MEGABYTE, 3 * MEGABYTE + 512])
@@ -197,7 +195,7 @@ def test_what_lies_before_a_big_tensor_goes_to_the_disk_with_it(tmp_path, monkey
 
     monkeypatch.setattr(os, "writev", writev)
     monkeypatch.setattr(kernel, "direct_alignment", lambda fd: kernel.Alignment(512, 512))
-    check(tmp_path / "file", after_a_little(np.random.default_rng(0).integers(0, 256, 4 * MEGABYTE, np.uint8)))
+    check(tmp_path / "file", after_a_little())
     assert calls[0] == [1024, 3 * MEGABYTE - 512]
 
 
@@ -211,7 +209,7 @@ def test_a_disk_that_refuses_two_pieces_gets_them_through_the_page_cache(tmp_pat
 
     monkeypatch.setattr(os, "writev", writev)
     monkeypatch.setattr(kernel, "direct_alignment", lambda fd: kernel.Alignment(512, 512))
-    check(tmp_path / "file", after_a_little(np.random.default_rng(0).integers(0, 256, 4 * MEGABYTE, np.uint8)))
+    check(tmp_path / "file", after_a_little())
     assert refused == [2]
 
 
@@ -248,11 +246,8 @@ def test_a_piece_is_hashed_while_the_disk_works_on_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", [0, 64, 4032])
 def test_tensors_are_arranged_so_that_they_are_written_from_where_they_lie(tmp_path, monkeypatch, alignment, place):
     """All of each but the blocks at its ends, from 2 MB on, by every commit."""
-    memories = [np.random.default_rng(number).integers(0, 256, 2 * MEGABYTE + 8192, np.uint8) for number in range(6)]
-    tensors = {}
-    for number, memory in enumerate(memories):
-        start = -memory.ctypes.data % 4096 + place
-        tensors[f"large{number}"] = memory[start : start + 2 * MEGABYTE]
+    chance = np.random.default_rng(0)
+    tensors = {f"large{number}": placed(chance.integers(0, 256, 2 * MEGABYTE, np.uint8), place) for number in range(6)}
     handed = []
     genuine, together = os.write, os.writev
     monkeypatch.setattr(os, "write", lambda fd, data: handed.append(data) or genuine(fd, data))
@@ -260,19 +255,13 @@ def test_tensors_are_arranged_so_that_they_are_written_from_where_they_lie(tmp_p
     monkeypatch.setattr(kernel, "direct_alignment", lambda fd: alignment)
     store = prepared(tmp_path)
     store.commit(manifest(step=1), {"model.safetensors": dict(tensors)})
-    own = sum(len(piece) for piece in handed if any(lies_in(piece, memory) for memory in memories))
+    own = sum(len(piece) for piece in handed if any(lies_in(piece, tensor) for tensor in tensors.values()))
     assert 6 * (2 * MEGABYTE - 2 * alignment.offset) <= own <= 6 * 2 * MEGABYTE or not writes_directly(tmp_path)
     assert same(store.load(1).tensors, {"model.safetensors": tensors})
 
 
-def lies_in(piece, memory: np.ndarray) -> bool:
-    return 0 <= np.frombuffer(piece, np.uint8).ctypes.data - memory.ctypes.data < memory.nbytes
-
-
-def writes_directly(place) -> bool:
-    """Whether this file system offers it."""
-    with (place / "probe").open("wb") as file:
-        return output._set_direct(file.fileno(), on=True)
+def lies_in(piece, tensor: np.ndarray) -> bool:
+    return 0 <= np.frombuffer(piece, np.uint8).ctypes.data - tensor.ctypes.data < tensor.nbytes
 
 
 def test_many_small_tensors_become_few_writes(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 import pytest
-from store_samples import MODEL, manifest, prepared, same
+from store_samples import MODEL, manifest, placed, prepared, same
 
 from resilient.errors import CheckpointCorruptError
 from resilient.keep import Keep
@@ -85,12 +85,7 @@ def test_a_part_that_is_known_by_its_content_is_shared_wherever_it_lies(tmp_path
     """The fastest order for the disk is another one at every place in memory."""
     store, still = prepared(tmp_path), np.random.default_rng(0).integers(0, 256, 2**21, np.uint8)
     for step in (1, 2, 3):
-        backbone = {}
-        for number in range(3):
-            memory = np.empty(2**21 + 2 * 4096, np.uint8)
-            start = -memory.ctypes.data % 4096 + 64 * (step * (number + 1) % 7)
-            memory[start : start + 2**21] = still + number
-            backbone[f"backbone{number}"] = memory[start : start + 2**21]
+        backbone = {f"backbone{number}": placed(still + number, 64 * (step * (number + 1) % 7)) for number in range(3)}
         store.commit(manifest(step), {MODEL: {**backbone, "last": np.full(2, step)}}, {MODEL: Frozen(tuple(backbone), None)})
     assert len({part(store, step).st_ino for step in (1, 2, 3)}) == 1
 

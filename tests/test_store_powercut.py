@@ -19,8 +19,7 @@ from chaos.crash_states.lives import LIVES, named
 from chaos.crash_states.mutants import MUTANTS
 from chaos.crash_states.persistence import MODELS, Breadth, Cut, Kept, State, states
 from chaos.crash_states.recording import Ack, Recorder, Resize, Sync, Write
-from chaos.samples import BLOCK
-from resilient.store import output
+from chaos.samples import BLOCK, writes_directly
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "crash-states.md"
@@ -64,15 +63,6 @@ def test_direct_writes_of_another_thread_are_recorded(tmp_path):
     assert {write.inode for write in writes} <= synced
     if writes_directly(tmp_path):  # else everything went through the page cache
         assert any(len(write.data) % BLOCK == 0 for write in writes)
-
-
-def writes_directly(place: Path) -> bool:
-    """Whether this file system offers it."""
-    probe = os.open(place / "probe", os.O_WRONLY | os.O_CREAT)
-    try:
-        return output._set_direct(probe, on=True)
-    finally:
-        os.close(probe)
 
 
 KINDS = {

@@ -55,12 +55,9 @@ def write_short(schedule: Schedule, share: float = 0.5) -> Met:
     """A write takes only a part of what it is given, at least a byte, and says so."""
 
     def around(call: Call, go: Callable[[], Any]) -> Any:
-        if call.name not in ("write", "writev"):
+        if call.name not in ("write", "writev") or call.size < 2 or not schedule.strikes():
             return go()
-        size = sum(map(len, call.given))
-        if size < 2 or not schedule.strikes():
-            return go()
-        return os.writev(call.arguments[0], call.first_bytes(max(1, int(size * share))))
+        return os.writev(call.arguments[0], call.first_bytes(max(1, int(call.size * share))))
 
     return around
 

@@ -37,7 +37,7 @@ def within_write(schedule: Schedule) -> Met:
 
     def around(call: Call, go: Callable[[], Any]) -> Any:
         if call.name in ("write", "writev", "pwrite") and schedule.strikes():
-            half = call.first_bytes(sum(map(len, call.given)) // 2)
+            half = call.first_bytes(call.size // 2)
             fd, place = call.arguments[0], call.arguments[2:]  # pwrite has one
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)  # half of it need not be whole blocks
             (os.pwritev if place else os.writev)(fd, half, *place)
