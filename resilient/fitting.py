@@ -110,8 +110,7 @@ def fit(  # noqa: D417, PLR0917  the arguments of Model.fit, in its order, descr
         keep: which recovery checkpoints survive.
         monitor, mode: what "best" means, as in `keras.callbacks.ModelCheckpoint`.
         seed: of the data's order and, at the start of a fresh run, of all generators (`keras.utils.set_random_seed`). None: the
-            order's seed
-            follows from Python's generator without drawing from it, and is stored with the run.
+            order's seed follows from Python's generator without drawing from it, and is stored with the run.
         on_preempt: "exit" raises `Preempted` (SystemExit 75), "raise" `PreemptedError`, "return" returns the History so far.
         signals: which signals ask for save-and-stop.
         grace: how long after a signal or notice the process may still live, a duration; None: 15 s, and what the platform's notice says.
