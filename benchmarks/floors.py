@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,10 @@ from benchmarks.methods import Method
 from benchmarks.spread import Spread, spread
 
 MEMCPY = "memcpy of the state"
+DISK = "the disk alone"
+FLOORS = (MEMCPY, DISK)
 _CHUNK = 8 * 2**20
+_SOURCE = 2**28  # bytes in memory that are written again and again: more than processors cache
 _PAGE = 4096
 _SYNC_FILE_RANGE_WRITE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -98,13 +102,13 @@ def direct(path: Path, data: memoryview) -> None:
         os.fsync(file)
 
 
-_OVER = "O_DIRECT + fsync over an old file"
+OVER = "O_DIRECT + fsync over an old file"
 WRITERS: dict[str, Callable[[Path, memoryview], None]] = {
     "write + fsync": plain,
     "write + sync_file_range + fsync": started,
     "fallocate + write + sync_file_range + fsync": allocated,
     "O_DIRECT + fsync": direct,
-    _OVER: direct,
+    OVER: direct,
 }
 
 
@@ -134,11 +138,55 @@ def _write_and_start(file: int, data: memoryview) -> None:
     os.fsync(file)
 
 
+class DiskAlone(Method):
+    """A thread writes as many bytes as the state has over an old file; nothing is copied, nothing hashed.
+
+    Nobody who saves beside the training can cost it less, where the disk's work is done by the processors that train: a virtual machine's
+    often is.
+    """
+
+    name = DISK
+
+    def __init__(self, model: Any, nbytes: int, directory: Path) -> None:
+        super().__init__(model, directory)
+        self._path = directory / "raw"
+        self._size = nbytes
+        self._data = aligned(min(nbytes, _SOURCE))
+        self._thread: threading.Thread | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._write()
+            self.possible = True
+        except OSError:  # a file system without O_DIRECT
+            self.possible = False
+
+    def save(self, step: int) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._write)
+        self._thread.start()
+
+    def finished(self) -> bool:
+        """The thread has ended."""
+        return self._thread is None or not self._thread.is_alive()
+
+    def wait(self) -> None:
+        """For the thread."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _write(self) -> None:
+        with _opened(self._path, os.O_DIRECT) as file:
+            for start in range(0, self._size, len(self._data)):
+                for _, chunk in _chunks(self._data[: -(-(self._size - start) // _PAGE) * _PAGE]):
+                    _write(file, chunk)
+            os.fsync(file)
+
+
 def write_seconds(writer: str, data: memoryview, directory: Path) -> float:
     """Seconds of one raw writer, whose file is removed again; not counted where the file system refuses (O_DIRECT): infinity."""
     path = directory / "raw"
     try:
-        if writer == _OVER:
+        if writer == OVER:
             direct(path, data)
         os.sync()
         began = time.perf_counter()
@@ -153,7 +201,7 @@ def write_seconds(writer: str, data: memoryview, directory: Path) -> float:
 def disk_speed(nbytes: int, directory: Path, rounds: int) -> Spread:
     """Bytes a second of the fastest raw writer of a new file."""
     data = aligned(nbytes)
-    found = {writer: [write_seconds(writer, data, directory) for _ in range(rounds)] for writer in WRITERS if writer != _OVER}
+    found = {writer: [write_seconds(writer, data, directory) for _ in range(rounds)] for writer in WRITERS if writer != OVER}
     best = min(found.values(), key=lambda seconds: sorted(seconds)[len(seconds) // 2])
     return spread(len(data) / seconds for seconds in best)
 

@@ -26,6 +26,7 @@ MEASURED = (
     "history",
     "cadence",
     "durable",
+    "processors",
     "restore",
     "preempt",
     "goodput",

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from benchmarks import results
-from benchmarks.floors import MEMCPY
+from benchmarks.floors import DISK, FLOORS, MEMCPY
 from benchmarks.methods import Method
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "docs" / "performance"
@@ -27,6 +27,7 @@ DIRECTORY = Path(__file__).resolve().parent.parent / "docs" / "performance"
 _STYLES = {
     "resilient": ("#0072B2", "o"),
     MEMCPY: ("#000000", "s"),
+    DISK: ("#56B4E9", "x"),
     "BackupAndRestore": ("#D55E00", "^"),
     "ModelCheckpoint .keras": ("#CC79A7", "v"),
     "ModelCheckpoint .weights.h5": ("#E69F00", "D"),
@@ -64,7 +65,7 @@ def interval(found: Results, axes: Any) -> None:
     size = min(sizes, key=lambda one: abs(one["megabytes"] - cadence["megabytes"]))
     steps = np.geomspace(1, 1000, 60)
     for name, cost in size["cost"].items():
-        if name in (Method.name, MEMCPY) or cost["median"] <= 0:
+        if name in (Method.name, *FLOORS) or cost["median"] <= 0:
             continue
         width = 2.4 if name == "resilient" else 1.4
         axes.plot(steps, 100 * cost["median"] / (steps * size["step"]), color=_STYLES[name][0], label=name, linewidth=width)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.floors import MEMCPY, Memcpy
+from benchmarks.floors import FLOORS, MEMCPY, DiskAlone, Memcpy
 from benchmarks.methods import Method
 from benchmarks.ours import Resilient
 from benchmarks.rotation import Rotation, calls, costs, step_seconds, turns
@@ -84,7 +84,9 @@ def measure(scale: Scale, directory: Path) -> dict[str, Any]:
 def of_size(size: Size, directory: Path) -> dict[str, Any]:
     """Figures of one size, with all methods in turn."""
     workload = dense(size.megabytes, size.batch)
-    always: list[Method] = [Memcpy(workload.model, workload.variables), Resilient(workload.model, directory / "ours")]
+    disk = DiskAlone(workload.model, workload.nbytes, directory / "disk")
+    floors: list[Method] = [Memcpy(workload.model, workload.variables), *([disk] if disk.possible else [])]
+    always = [*floors, Resilient(workload.model, directory / "ours")]
     others = peers.peers(workload.model, directory) if size.peer_rounds else []
     with_peers = {round(number * size.rounds / size.peer_rounds) for number in range(size.peer_rounds)}
     groups = [[*always, *others] if number in with_peers else always for number in range(size.rounds)]
@@ -115,7 +117,7 @@ def _rotate(workload: Workload, groups: list[list[Method]], steps: int, counted:
 
 def best_peer(size: dict[str, Any]) -> str | None:
     """The peer whose save costs least, None where none was measured."""
-    found = [name for name in size["cost"] if name not in (CONTROL, OURS, MEMCPY)]
+    found = [name for name in size["cost"] if name not in (CONTROL, OURS, *FLOORS)]
     return min(found, key=lambda name: size["cost"][name]["median"], default=None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -12,17 +13,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import accelerator, goodput, memory, page, peers, plots, preempt, program, results, stall, startup
+from benchmarks import accelerator, goodput, memory, page, peers, plots, preempt, program, results, spinning, stall, startup
 from benchmarks.floors import WRITERS, RawRead, aligned
 from benchmarks.methods import Method
 from benchmarks.ours import Resilient
 from benchmarks.rotation import Window, costs, turns
 from benchmarks.running import benchmark
+from benchmarks.spinning import Spinners
 from benchmarks.spread import spread
 from benchmarks.tables import Table, digits
 from benchmarks.workload import dense, host_view
@@ -30,7 +33,7 @@ from resilient.journal import Journal
 
 ROOT = Path(__file__).resolve().parent.parent
 HAS_ORBAX = importlib.util.find_spec("orbax") is not None
-IN_PROCESS = ("stall", "cadence", "durable", "restore")
+IN_PROCESS = ("stall", "cadence", "durable", "processors", "restore")
 METHODS = (Resilient, peers.BackupAndRestore, peers.WholeModel, peers.WeightsOnly, peers.TensorFlowManager)
 
 
@@ -103,6 +106,30 @@ def test_a_long_history_is_measured(tmp_path: Path) -> None:
     """One row for each length."""
     (table,) = benchmark("history").tables(measured("history", tmp_path))
     assert [row[0] for row in table.rows] == ["1", "100"]
+
+
+def test_what_counts_beside_a_save_counts_only_then_and_ends_with_it() -> None:
+    """Between two saves a workload trains, which has the processors for itself."""
+    with Spinners() as spinners:
+        seen = [spinners.counts()]
+        spinners.taken(lambda: seen.append(spinners.counts()), 0.01)
+        while (after := spinners.counts()) != spinners.counts():  # it takes a moment until all stand still
+            pass
+        time.sleep(0.05)
+        assert seen[0] < seen[1] < after == spinners.counts()
+        children = [process.pid for process in spinners.processes]
+    assert children and not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_what_is_not_counted_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what all would have counted in two seconds by the rates before and after."""
+    spinners, counts, rates, clock = Spinners(), iter([1_000, 1_400]), iter([300.0, 500.0]), iter([10.0, 12.0])
+    spinners.processors = 4
+    monkeypatch.setattr(spinners, "_running", contextlib.nullcontext)
+    monkeypatch.setattr(spinners, "_rate", lambda seconds: next(rates))
+    monkeypatch.setattr(spinners, "counts", lambda: next(counts))
+    monkeypatch.setattr(spinning, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert spinners.taken(lambda: None, 1.0) == (4.0, 2.0)
 
 
 @pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)

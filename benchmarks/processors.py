@@ -1,0 +1,117 @@
+"""What one save takes from the processors until it is durable, while all of them are busy.
+
+    python -m benchmarks.processors [--quick]
+
+In turns: a copy in memory, raw writers of as many bytes, ours, and the peers. Beside them a process for each processor does nothing but
+count (`benchmarks/spinning.py`), and what it loses is charged, whoever took it: the method's threads, the kernel that writes what they
+have left in the page cache, and on a virtual machine the host's threads that serve the disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from benchmarks import peers
+from benchmarks.floors import OVER, WRITERS, Memcpy, aligned
+from benchmarks.methods import Method
+from benchmarks.ours import Resilient
+from benchmarks.spinning import Spinners
+from benchmarks.spread import Spread, ratio, spread
+from benchmarks.tables import Bar, Table, megabytes, milliseconds, times
+from benchmarks.workload import dense
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Megabytes of the state, rounds, and seconds of the control before and after each save."""
+
+    megabytes: float
+    rounds: int
+    control: float
+
+
+SCALES = {"full": Scale(400, 5, 0.5), "quick": Scale(100, 3, 0.5), "toy": Scale(0.1, 1, 0.01)}
+
+
+class RawWriter(Method):
+    """One raw writer of as many bytes as the state has, from memory that lies ready."""
+
+    def __init__(self, name: str, directory: Path, data: memoryview) -> None:
+        super().__init__(None, directory)
+        self.name = name
+        self._path = directory / name
+        self._data = data
+
+    def save(self, step: int) -> None:
+        """One file."""
+        WRITERS[self.name](self._path, self._data)
+
+    def clear(self) -> None:
+        """Make room, but for the writer that wants an old file."""
+        if self.name != OVER:
+            self._path.unlink(missing_ok=True)
+
+
+def measure(scale: Scale, directory: Path) -> dict[str, Any]:
+    """Processor seconds and seconds of each method."""
+    workload = dense(scale.megabytes, 8)
+    workload.train(2)
+    directory.mkdir(parents=True, exist_ok=True)
+    data = aligned(workload.nbytes)
+    methods = [
+        Method(workload.model, directory),
+        Memcpy(workload.model, workload.variables),
+        *(RawWriter(name, directory, data) for name in WRITERS),
+        Resilient(workload.model, directory / "ours"),
+        *peers.peers(workload.model, directory),
+    ]
+    found: dict[str, list[tuple[float, float]]] = {method.name: [] for method in methods}
+    with Spinners() as spinners:
+        for turn in range(scale.rounds + 1):
+            for method in methods:
+                workload.train(1)  # what has not changed need not be written again
+                os.sync()
+                taken = spinners.taken(functools.partial(_durable, method, turn + 1), scale.control)
+                method.clear()
+                if turn:
+                    found[method.name].append(taken)
+    for method in methods:
+        method.close()
+    spreads = {
+        name: dict(zip(("processors", "seconds"), map(spread, zip(*values, strict=True)), strict=True)) for name, values in found.items()
+    }
+    return {"state": workload.nbytes, "methods": spreads, "skipped": peers.missing()}
+
+
+def _durable(method: Method, step: int) -> None:
+    """As in training, where a method may write in the background; what the kernel would write later is written now."""
+    method.save(step)
+    method.wait()
+    os.sync()
+
+
+def tables(figures: dict[str, Any]) -> list[Table]:
+    """One row for each method."""
+    found: dict[str, dict[str, Spread]] = figures["methods"]
+    least = min((found[name]["processors"] for name in WRITERS), key=lambda one: one["median"])
+    rows = [
+        (name, milliseconds(one["processors"]), times(ratio(one["processors"], least)), milliseconds(one["seconds"]))
+        for name, one in found.items()
+    ]
+    head = ("", "processor time, ms", "of the best raw writer's", "until durable, ms")
+    return [Table(f"{megabytes(figures['state'])} while all processors are busy: median (quartiles)", head, rows)]
+
+
+def bars(figures: dict[str, Any]) -> list[Bar]:
+    """None: what a save has to reach is measured by `benchmarks.stall`."""
+    return []
+
+
+if __name__ == "__main__":
+    from benchmarks.running import run
+
+    run("processors")
