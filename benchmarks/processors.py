@@ -98,12 +98,13 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     """One row for each method."""
     found: dict[str, dict[str, Spread]] = figures["methods"]
     least = min((found[name]["processors"] for name in WRITERS), key=lambda one: one["median"])
-    rows = [
-        (name, milliseconds(one["processors"]), times(ratio(one["processors"], least)), milliseconds(one["seconds"]))
-        for name, one in found.items()
-    ]
+    rows = [(name, milliseconds(one["processors"]), _share(name, one, least), milliseconds(one["seconds"])) for name, one in found.items()]
     head = ("", "processor time, ms", "of the best raw writer's", "until durable, ms")
     return [Table(f"{megabytes(figures['state'])} while all processors are busy: median (quartiles)", head, rows)]
+
+
+def _share(name: str, one: dict[str, Spread], least: Spread) -> str:
+    return "-" if name == Method.name else times(ratio(one["processors"], least))
 
 
 def bars(figures: dict[str, Any]) -> list[Bar]:
