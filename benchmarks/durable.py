@@ -8,6 +8,7 @@ In turns: raw writers of as many bytes, ours, and the peers, for which every fil
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from pathlib import Path
@@ -50,7 +51,9 @@ def _times(scale: Scale, directory: Path) -> dict[str, Any]:
     directory.mkdir(parents=True)
     workload.train(2)
     data = aligned(workload.nbytes)
-    methods = [Resilient(workload.model, directory / "ours"), *peers.peers(workload.model, directory)]
+    ours = Resilient(workload.model, directory / "ours")
+    ours.settle(functools.partial(workload.train, 1))
+    methods = [ours, *peers.peers(workload.model, directory)]
     found: dict[str, list[float]] = {}
     for turn in range(scale.rounds + 1):
         workload.train(1)  # what has not changed need not be written again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,25 @@ class Resilient(Method):
         super().__init__(model, directory)
         self._store, self._journal = Store(directory), Journal(directory)
         self._store.prepare()
+        self._keep = resilient.Keep()
         self._state = State(model, CallbackStates(callbacks))
         self._saver = Saver(
             self._store, self._journal, self._state,
-            line=Line("benchmark", 0), cadence=EveryBatches(1), keep=resilient.Keep(), common={}, heartbeat=Heartbeat(),
+            line=Line("benchmark", 0), cadence=EveryBatches(1), keep=self._keep, common={}, heartbeat=Heartbeat(),
         )  # fmt: skip
-        self._step = 0
+        self._step = self._settled = 0
+
+    def settle(self, train: Callable[[], None]) -> None:
+        """Save until retention has removed a checkpoint: from then on, nearly always, files are written over. `train` changes the state."""
+        for step in range(1, self._keep.last + 2):
+            train()
+            self.save(step)
+            self.wait()
+        self._settled = self._step
 
     def save(self, step: int) -> None:
         """What the end of a batch does in `resilient.fit` when a save is due."""
-        self._step = step
+        self._step = step = self._settled + step
         snapshot = self._saver.capture(Progress(0, step, step), {}, {}, {}, score=None, mode="min", final=False, once=True)
         self._saver.submit(snapshot)
 
@@ -51,7 +60,7 @@ class Resilient(Method):
 
     def durable(self, step: int) -> None:
         """A commit with nothing running beside it, as in an emergency; durable when it returns."""
-        capture = self._state.capture()
+        capture, step = self._state.capture(), self._settled + step
         manifest = Manifest(
             Progress(0, step, step), sequence=step, run_id="benchmark", created=dt.datetime.now(dt.UTC), metrics={},
             score=None, mode=None, best=False, state=capture.meta, files={},

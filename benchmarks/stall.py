@@ -9,6 +9,7 @@ the same in few, and the time in which the state is captured.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def of_size(size: Size, directory: Path) -> dict[str, Any]:
     workload = dense(size.megabytes, size.batch)
     disk = DiskAlone(workload.model, workload.nbytes, directory / "disk")
     floors: list[Method] = [Memcpy(workload.model, workload.variables), *([disk] if disk.possible else [])]
-    always = [*floors, Resilient(workload.model, directory / "ours")]
+    ours = Resilient(workload.model, directory / "ours")
+    ours.settle(functools.partial(workload.train, 1))
+    always = [*floors, ours]
     others = peers.peers(workload.model, directory) if size.peer_rounds else []
     with_peers = {round(number * size.rounds / size.peer_rounds) for number in range(size.peer_rounds)}
     groups = [[*always, *others] if number in with_peers else always for number in range(size.rounds)]
