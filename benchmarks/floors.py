@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ MEMCPY = "memcpy of the state"
 DISK = "the disk alone"
 FLOORS = (MEMCPY, DISK)
 _CHUNK = 8 * 2**20
-_SOURCE = 2**28  # bytes in memory that are written again and again: more than processors cache
+_SOURCE = 2**27  # bytes in memory that are written again and again: more than processors cache
 _PAGE = 4096
 _SYNC_FILE_RANGE_WRITE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -96,10 +97,7 @@ def allocated(path: Path, data: memoryview) -> None:
 
 def direct(path: Path, data: memoryview) -> None:
     """O_DIRECT from aligned memory, past the page cache."""
-    with _opened(path, os.O_DIRECT) as file:
-        for _, chunk in _chunks(data):
-            _write(file, chunk)
-        os.fsync(file)
+    _write_direct(path, (chunk for _, chunk in _chunks(data)))
 
 
 OVER = "O_DIRECT + fsync over an old file"
@@ -126,6 +124,13 @@ def _chunks(data: memoryview) -> Iterator[tuple[int, memoryview]]:
         yield start, data[start : start + _CHUNK]
 
 
+def _write_direct(path: Path, chunks: Iterable[memoryview]) -> None:
+    with _opened(path, os.O_DIRECT) as file:
+        for chunk in chunks:
+            _write(file, chunk)
+        os.fsync(file)
+
+
 def _write(file: int, chunk: memoryview) -> None:
     while chunk:
         chunk = chunk[os.write(file, chunk) :]
@@ -138,11 +143,30 @@ def _write_and_start(file: int, data: memoryview) -> None:
     os.fsync(file)
 
 
+class RawWriter(Method):
+    """One raw writer of as many bytes as the state has, from memory that lies ready, on the thread that calls."""
+
+    def __init__(self, name: str, directory: Path, data: memoryview) -> None:
+        super().__init__(None, directory)
+        self.name = name
+        self._path = directory / name
+        self._data = data
+
+    def save(self, step: int) -> None:
+        """One file."""
+        WRITERS[self.name](self._path, self._data)
+
+    def clear(self) -> None:
+        """Remove the file, but for the writer that wants an old one."""
+        if self.name != OVER:
+            self._path.unlink(missing_ok=True)
+
+
 class DiskAlone(Method):
     """A thread writes as many bytes as the state has over an old file; nothing is copied, nothing hashed.
 
-    Nobody who saves beside the training can cost it less, where the disk's work is done by the processors that train: a virtual machine's
-    often is.
+    Nobody who writes as many bytes beside the training can cost it less, where the disk's work is done by the processors that train: a
+    virtual machine's often is.
     """
 
     name = DISK
@@ -152,34 +176,45 @@ class DiskAlone(Method):
         self._path = directory / "raw"
         self._size = nbytes
         self._data = aligned(min(nbytes, _SOURCE))
-        self._thread: threading.Thread | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
         directory.mkdir(parents=True, exist_ok=True)
-        try:
-            self._write()
-            self.possible = True
-        except OSError:  # a file system without O_DIRECT
-            self.possible = False
+        self.save(0)
+        self.wait()
 
     def save(self, step: int) -> None:
         """Begin."""
-        self._thread = threading.Thread(target=self._write)
-        self._thread.start()
+        self._written = self._thread.submit(_write_direct, self._path, _repeated(self._data, self._size))
 
     def finished(self) -> bool:
-        """The thread has ended."""
-        return self._thread is None or not self._thread.is_alive()
+        """Whether the thread has written all."""
+        return self._written.done()
 
     def wait(self) -> None:
-        """For the thread."""
-        if self._thread is not None:
-            self._thread.join()
+        """For the thread; raises what went wrong."""
+        self._written.result()
 
-    def _write(self) -> None:
-        with _opened(self._path, os.O_DIRECT) as file:
-            for start in range(0, self._size, len(self._data)):
-                for _, chunk in _chunks(self._data[: -(-(self._size - start) // _PAGE) * _PAGE]):
-                    _write(file, chunk)
-            os.fsync(file)
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
+
+def _repeated(data: memoryview, size: int) -> Iterator[memoryview]:
+    """Chunks of `data` from its beginning again and again, in whole pages, until there are so many bytes."""
+    for start in range(0, size, len(data)):
+        yield from (chunk for _, chunk in _chunks(data[: -(-(size - start) // _PAGE) * _PAGE]))
+
+
+def writers(directory: Path) -> list[str]:
+    """Those of `WRITERS` that the file system takes."""
+    try:
+        with _opened(directory / "probe", os.O_DIRECT):
+            return list(WRITERS)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return [name for name, writer in WRITERS.items() if writer is not direct]
+    finally:
+        (directory / "probe").unlink(missing_ok=True)
 
 
 def write_seconds(writer: str, data: memoryview, directory: Path) -> float:

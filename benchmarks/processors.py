@@ -9,14 +9,17 @@ have left in the page cache, and on a virtual machine the host's threads that se
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.floors import OVER, WRITERS, Memcpy, aligned
+from benchmarks.floors import WRITERS, Memcpy, RawWriter, aligned, writers
 from benchmarks.methods import Method
 from benchmarks.ours import Resilient
 from benchmarks.spinning import Spinners
@@ -37,23 +40,16 @@ class Scale:
 SCALES = {"full": Scale(400, 5, 0.5), "quick": Scale(100, 3, 0.5), "toy": Scale(0.1, 1, 0.01)}
 
 
-class RawWriter(Method):
-    """One raw writer of as many bytes as the state has, from memory that lies ready."""
+class _Idle(Method):
+    """The control: it takes about as long as a save, and does nothing."""
 
-    def __init__(self, name: str, directory: Path, data: memoryview) -> None:
-        super().__init__(None, directory)
-        self.name = name
-        self._path = directory / name
-        self._data = data
+    def __init__(self, seconds: float) -> None:
+        super().__init__(None, Path())
+        self._seconds = seconds
 
     def save(self, step: int) -> None:
-        """One file."""
-        WRITERS[self.name](self._path, self._data)
-
-    def clear(self) -> None:
-        """Make room, but for the writer that wants an old file."""
-        if self.name != OVER:
-            self._path.unlink(missing_ok=True)
+        """Sleep."""
+        time.sleep(self._seconds)
 
 
 def measure(scale: Scale, directory: Path) -> dict[str, Any]:
@@ -64,25 +60,26 @@ def measure(scale: Scale, directory: Path) -> dict[str, Any]:
     data = aligned(workload.nbytes)
     ours = Resilient(workload.model, directory / "ours")
     ours.settle(functools.partial(workload.train, 1))
-    methods = [
-        Method(workload.model, directory),
+    methods: list[Method] = [
+        _Idle(scale.control),
         Memcpy(workload.model, workload.variables),
-        *(RawWriter(name, directory, data) for name in WRITERS),
+        *(RawWriter(name, directory, data) for name in writers(directory)),
         ours,
         *peers.peers(workload.model, directory),
     ]
     found: dict[str, list[tuple[float, float]]] = {method.name: [] for method in methods}
-    with Spinners() as spinners:
-        for turn in range(scale.rounds + 1):
-            for method in methods:
-                workload.train(1)  # what has not changed need not be written again
-                os.sync()
-                taken = spinners.taken(functools.partial(_durable, method, turn + 1), scale.control)
+    with contextlib.ExitStack() as stack:
+        for method in methods:
+            stack.callback(method.close)
+        spinners = stack.enter_context(Spinners())
+        for turn, method in itertools.product(range(scale.rounds + 1), methods):
+            workload.train(1)  # what has not changed need not be written again
+            os.sync()
+            taken = spinners.taken(functools.partial(_durable, method, turn + 1), scale.control)
+            if isinstance(method, RawWriter):
                 method.clear()
-                if turn:
-                    found[method.name].append(taken)
-    for method in methods:
-        method.close()
+            if turn:
+                found[method.name].append(taken)
     spreads = {
         name: dict(zip(("processors", "seconds"), map(spread, zip(*values, strict=True)), strict=True)) for name, values in found.items()
     }
@@ -99,7 +96,7 @@ def _durable(method: Method, step: int) -> None:
 def tables(figures: dict[str, Any]) -> list[Table]:
     """One row for each method."""
     found: dict[str, dict[str, Spread]] = figures["methods"]
-    least = min((found[name]["processors"] for name in WRITERS), key=lambda one: one["median"])
+    least = min((found[name]["processors"] for name in WRITERS if name in found), key=lambda one: one["median"])
     rows = [(name, milliseconds(one["processors"]), _share(name, one, least), milliseconds(one["seconds"])) for name, one in found.items()]
     head = ("", "processor time, ms", "of the best raw writer's", "until durable, ms")
     return [Table(f"{megabytes(figures['state'])} while all processors are busy: median (quartiles)", head, rows)]

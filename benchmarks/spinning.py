@@ -6,6 +6,7 @@ of the host's own threads that serve its disk.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _WORD = 8  # bytes of a count
+_LINE = 64  # bytes of a line of a processor's cache, of which each count has one
 _LOOPS = 500  # between two counts: some microseconds
 _SETTLE = 0.1  # seconds until the processes have found a processor each
 
@@ -34,24 +36,25 @@ class Spinners:
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Spinners:
-        shared = os.memfd_create("counts")
-        os.truncate(shared, self.processors * _WORD)
-        self._memory = mmap.mmap(shared, self.processors * _WORD)
-        self._counts = memoryview(self._memory).cast("Q")
-        command = [sys.executable, "-S", "-E", __file__, str(shared)]
-        self.processes = [subprocess.Popen([*command, str(place)], pass_fds=[shared]) for place in range(self.processors)]
-        os.close(shared)
-        while not all(self._counts):  # they have begun
-            time.sleep(_SETTLE)
-        self._tell(signal.SIGSTOP)
+        with contextlib.ExitStack() as stack:
+            shared = os.memfd_create("counts")
+            stack.callback(os.close, shared)
+            os.truncate(shared, self.processors * _LINE)
+            memory = stack.enter_context(mmap.mmap(shared, self.processors * _LINE))
+            self._counts = stack.enter_context(memoryview(memory).cast("Q"))
+            for place in range(self.processors):
+                command = [sys.executable, "-S", "-E", __file__, str(shared), str(place)]
+                self.processes.append(subprocess.Popen(command, pass_fds=[shared]))
+                stack.callback(_end, self.processes[-1])
+            while sum(map(bool, self._counts)) < self.processors:  # they have begun
+                self._check()
+                time.sleep(_SETTLE)
+            self._stop()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
-        self._counts.release()
-        self._memory.close()
+        self._stack.close()
 
     def counts(self) -> int:
         """What all have counted so far."""
@@ -78,25 +81,40 @@ class Spinners:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        self._tell(signal.SIGCONT)
+        for process in self.processes:
+            process.send_signal(signal.SIGCONT)
         try:
             time.sleep(_SETTLE)
             yield
         finally:
-            self._tell(signal.SIGSTOP)
+            self._stop()
 
-    def _tell(self, number: signal.Signals) -> None:
+    def _stop(self) -> None:
+        """Returns when all stand still."""
         for process in self.processes:
-            process.send_signal(number)
+            process.send_signal(signal.SIGSTOP)
+        for process in (process for process in self.processes if process.returncode is None):
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        self._check()
+
+    def _check(self) -> None:
+        if any(process.poll() is not None for process in self.processes):
+            raise RuntimeError("A process that counts has ended: what it would have counted looks as if something else had taken it.")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
 
 
 def spin(shared: int, place: int) -> None:
-    """Count until killed, in that word of the memory behind the descriptor."""
+    """Count in the cache line of that number of the memory behind the descriptor, as long as the process that asked for it lives."""
     counts = memoryview(mmap.mmap(shared, 0)).cast("Q")
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:
         for _ in range(_LOOPS):
             pass
-        counts[place] += 1
+        counts[place * _LINE // _WORD] += 1
 
 
 if __name__ == "__main__":

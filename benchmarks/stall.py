@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.floors import FLOORS, MEMCPY, DiskAlone, Memcpy
+from benchmarks.floors import DISK, FLOORS, MEMCPY, OVER, DiskAlone, Memcpy, writers
 from benchmarks.methods import Method
 from benchmarks.ours import Resilient
 from benchmarks.rotation import Rotation, calls, costs, step_seconds, turns
@@ -24,7 +24,7 @@ from benchmarks.workload import Workload, dense, forget, free_memory, pieces
 
 CONTROL = Method.name
 OURS = Resilient.name
-_MEMORY = 3.6  # state, gradients, snapshot, and the copy of the memcpy; with peers as much again
+_MEMORY = 3.7  # state, gradients, snapshot, the copy of the memcpy, what the disk alone writes; with peers as much again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,9 @@ ACCELERATOR = Scale((Size(40, 256, 12, 8, 4), Size(400, 256, 12, 8, 3), Size(400
 def measure(scale: Scale, directory: Path) -> dict[str, Any]:
     """All sizes, each with all methods in turn."""
     figures: dict[str, Any] = {"sizes": [], "skipped": peers.missing()}
+    directory.mkdir(parents=True, exist_ok=True)
+    if OVER not in writers(directory):
+        figures["skipped"].append(f"{DISK!r} was not measured: the file system has no direct writes.")
     for size in scale.sizes:
         reason = free_memory(_MEMORY * (2 if size.peer_rounds else 1), size.megabytes)
         if reason:
@@ -85,11 +88,10 @@ def measure(scale: Scale, directory: Path) -> dict[str, Any]:
 def of_size(size: Size, directory: Path) -> dict[str, Any]:
     """Figures of one size, with all methods in turn."""
     workload = dense(size.megabytes, size.batch)
-    disk = DiskAlone(workload.model, workload.nbytes, directory / "disk")
-    floors: list[Method] = [Memcpy(workload.model, workload.variables), *([disk] if disk.possible else [])]
-    ours = Resilient(workload.model, directory / "ours")
-    ours.settle(functools.partial(workload.train, 1))
-    always = [*floors, ours]
+    always: list[Method] = [Memcpy(workload.model, workload.variables), _settled(workload, directory / "ours")]
+    directory.mkdir(parents=True, exist_ok=True)
+    if OVER in writers(directory):
+        always.append(DiskAlone(workload.model, workload.nbytes, directory / "disk"))
     others = peers.peers(workload.model, directory) if size.peer_rounds else []
     with_peers = {round(number * size.rounds / size.peer_rounds) for number in range(size.peer_rounds)}
     groups = [[*always, *others] if number in with_peers else always for number in range(size.rounds)]
@@ -98,8 +100,14 @@ def of_size(size: Size, directory: Path) -> dict[str, Any]:
 
 def _of_pieces(megabytes: float, tensors: int, steps: int, rounds: int, directory: Path) -> dict[str, Any]:
     workload = pieces(megabytes, tensors)
-    groups: list[list[Method]] = [[Resilient(workload.model, directory)]] * rounds
+    groups: list[list[Method]] = [[_settled(workload, directory)]] * rounds
     return {"megabytes": megabytes, **_rotate(workload, groups, steps, 2, directory)}
+
+
+def _settled(workload: Workload, directory: Path) -> Resilient:
+    ours = Resilient(workload.model, directory)
+    ours.settle(functools.partial(workload.train, 1))
+    return ours
 
 
 def _rotate(workload: Workload, groups: list[list[Method]], steps: int, counted: int, directory: Path) -> dict[str, Any]:

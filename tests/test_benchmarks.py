@@ -113,12 +113,17 @@ def test_what_counts_beside_a_save_counts_only_then_and_ends_with_it() -> None:
     with Spinners() as spinners:
         seen = [spinners.counts()]
         spinners.taken(lambda: seen.append(spinners.counts()), 0.01)
-        while (after := spinners.counts()) != spinners.counts():  # it takes a moment until all stand still
-            pass
-        time.sleep(0.05)
-        assert seen[0] < seen[1] < after == spinners.counts()
-        children = [process.pid for process in spinners.processes]
-    assert children and not any(Path(f"/proc/{child}").exists() for child in children)
+        states = [Path(f"/proc/{process.pid}/stat").read_text().split()[2] for process in spinners.processes]
+        assert seen[0] < seen[1] < spinners.counts() and states == ["T"] * spinners.processors
+    assert not any(Path(f"/proc/{process.pid}").exists() for process in spinners.processes)
+
+
+def test_what_counts_beside_a_save_ends_with_an_error_of_it() -> None:
+    """And an end of its own is one: it would be charged to the save."""
+    spinners = Spinners()
+    with pytest.raises(RuntimeError, match="has ended"), spinners:
+        spinners.taken(spinners.processes[0].kill, 0.01)
+    assert spinners.processes and not any(Path(f"/proc/{process.pid}").exists() for process in spinners.processes)
 
 
 def test_what_is_not_counted_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
