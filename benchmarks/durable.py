@@ -8,16 +8,15 @@ In turns: raw writers of as many bytes, ours, and the peers, for which every fil
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.floors import WRITERS, aligned, write_seconds
+from benchmarks.floors import WRITERS, aligned, write_seconds, writers
 from benchmarks.methods import Method
-from benchmarks.ours import Resilient
+from benchmarks.ours import Resilient, settled
 from benchmarks.spread import spread
 from benchmarks.tables import Bar, Table, digits, megabytes, milliseconds
 from benchmarks.workload import Workload, bytes_of, dense, forget
@@ -51,19 +50,17 @@ def _times(scale: Scale, directory: Path) -> dict[str, Any]:
     directory.mkdir(parents=True)
     workload.train(2)
     data = aligned(workload.nbytes)
-    ours = Resilient(workload.model, directory / "ours")
-    ours.settle(functools.partial(workload.train, 1))
-    methods = [ours, *peers.peers(workload.model, directory)]
+    methods = [settled(workload, directory / "ours"), *peers.peers(workload.model, directory)]
     found: dict[str, list[float]] = {}
     for turn in range(scale.rounds + 1):
         workload.train(1)  # what has not changed need not be written again
-        one = {name: write_seconds(name, data, directory) for name in WRITERS}
+        one = {name: write_seconds(name, data, directory) for name in writers(directory)}
         one |= {method.name: _durable(method, turn + 1) for method in methods}
         if turn:
             for name, seconds in one.items():
                 found.setdefault(name, []).append(seconds)
     _close(methods)
-    spreads = {name: spread(values) for name, values in found.items() if max(values) != float("inf")}
+    spreads = {name: spread(values) for name, values in found.items()}
     return {"megabytes": scale.megabytes, "state": workload.nbytes, "seconds": spreads}
 
 

@@ -207,8 +207,8 @@ def _repeated(data: memoryview, size: int) -> Iterator[memoryview]:
 def writers(directory: Path) -> list[str]:
     """Those of `WRITERS` that the file system takes."""
     try:
-        with _opened(directory / "probe", os.O_DIRECT):
-            return list(WRITERS)
+        direct(directory / "probe", aligned(_PAGE))
+        return list(WRITERS)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
@@ -218,7 +218,7 @@ def writers(directory: Path) -> list[str]:
 
 
 def write_seconds(writer: str, data: memoryview, directory: Path) -> float:
-    """Seconds of one raw writer, whose file is removed again; not counted where the file system refuses (O_DIRECT): infinity."""
+    """Seconds of one raw writer, whose file is removed again."""
     path = directory / "raw"
     try:
         if writer == OVER:
@@ -227,8 +227,6 @@ def write_seconds(writer: str, data: memoryview, directory: Path) -> float:
         began = time.perf_counter()
         WRITERS[writer](path, data)
         return time.perf_counter() - began
-    except OSError:
-        return float("inf")
     finally:
         path.unlink(missing_ok=True)
 
@@ -236,7 +234,7 @@ def write_seconds(writer: str, data: memoryview, directory: Path) -> float:
 def disk_speed(nbytes: int, directory: Path, rounds: int) -> Spread:
     """Bytes a second of the fastest raw writer of a new file."""
     data = aligned(nbytes)
-    found = {writer: [write_seconds(writer, data, directory) for _ in range(rounds)] for writer in WRITERS if writer != OVER}
+    found = {writer: [write_seconds(writer, data, directory) for _ in range(rounds)] for writer in writers(directory) if writer != OVER}
     best = min(found.values(), key=lambda seconds: sorted(seconds)[len(seconds) // 2])
     return spread(len(data) / seconds for seconds in best)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import resilient
 from benchmarks.methods import Method
+from benchmarks.workload import Workload
 from resilient.heartbeat import Heartbeat
 from resilient.journal import Journal
 from resilient.manifest import Manifest, Progress
@@ -88,6 +90,13 @@ class Resilient(Method):
         """End the writer."""
         self._saver.close()
         self._journal.close()
+
+
+def settled(workload: Workload, directory: Path) -> Resilient:
+    """Ours as it is in nearly all of a run: retention has removed a checkpoint, whose files the next one writes over."""
+    ours = Resilient(workload.model, directory)
+    ours.settle(functools.partial(workload.train, 1))
+    return ours
 
 
 def newest(directory: Path) -> resilient.CheckpointInfo:

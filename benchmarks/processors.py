@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.floors import WRITERS, Memcpy, RawWriter, aligned, writers
 from benchmarks.methods import Method
-from benchmarks.ours import Resilient
+from benchmarks.ours import settled
 from benchmarks.spinning import Spinners
 from benchmarks.spread import Spread, ratio, spread
 from benchmarks.tables import Bar, Table, megabytes, milliseconds, times
@@ -58,13 +58,11 @@ def measure(scale: Scale, directory: Path) -> dict[str, Any]:
     workload.train(2)
     directory.mkdir(parents=True, exist_ok=True)
     data = aligned(workload.nbytes)
-    ours = Resilient(workload.model, directory / "ours")
-    ours.settle(functools.partial(workload.train, 1))
     methods: list[Method] = [
         _Idle(scale.control),
         Memcpy(workload.model, workload.variables),
         *(RawWriter(name, directory, data) for name in writers(directory)),
-        ours,
+        settled(workload, directory / "ours"),
         *peers.peers(workload.model, directory),
     ]
     found: dict[str, list[tuple[float, float]]] = {method.name: [] for method in methods}

@@ -9,14 +9,13 @@ the same in few, and the time in which the state is captured.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
 from benchmarks.floors import DISK, FLOORS, MEMCPY, OVER, DiskAlone, Memcpy, writers
 from benchmarks.methods import Method
-from benchmarks.ours import Resilient
+from benchmarks.ours import Resilient, settled
 from benchmarks.rotation import Rotation, calls, costs, step_seconds, turns
 from benchmarks.spread import ratio
 from benchmarks.tables import Bar, Table, digits, milliseconds, times
@@ -88,7 +87,7 @@ def measure(scale: Scale, directory: Path) -> dict[str, Any]:
 def of_size(size: Size, directory: Path) -> dict[str, Any]:
     """Figures of one size, with all methods in turn."""
     workload = dense(size.megabytes, size.batch)
-    always: list[Method] = [Memcpy(workload.model, workload.variables), _settled(workload, directory / "ours")]
+    always: list[Method] = [Memcpy(workload.model, workload.variables), settled(workload, directory / "ours")]
     directory.mkdir(parents=True, exist_ok=True)
     if OVER in writers(directory):
         always.append(DiskAlone(workload.model, workload.nbytes, directory / "disk"))
@@ -100,14 +99,8 @@ def of_size(size: Size, directory: Path) -> dict[str, Any]:
 
 def _of_pieces(megabytes: float, tensors: int, steps: int, rounds: int, directory: Path) -> dict[str, Any]:
     workload = pieces(megabytes, tensors)
-    groups: list[list[Method]] = [[_settled(workload, directory)]] * rounds
+    groups: list[list[Method]] = [[settled(workload, directory)]] * rounds
     return {"megabytes": megabytes, **_rotate(workload, groups, steps, 2, directory)}
-
-
-def _settled(workload: Workload, directory: Path) -> Resilient:
-    ours = Resilient(workload.model, directory)
-    ours.settle(functools.partial(workload.train, 1))
-    return ours
 
 
 def _rotate(workload: Workload, groups: list[list[Method]], steps: int, counted: int, directory: Path) -> dict[str, Any]:

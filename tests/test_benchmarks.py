@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import importlib.util
 import json
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accelerator, goodput, memory, page, peers, plots, preempt, program, results, spinning, stall, startup
-from benchmarks.floors import WRITERS, RawRead, aligned
+from benchmarks.floors import WRITERS, RawRead, aligned, writers
 from benchmarks.methods import Method
 from benchmarks.ours import Resilient
 from benchmarks.rotation import Window, costs, turns
@@ -106,6 +107,24 @@ def test_a_long_history_is_measured(tmp_path: Path) -> None:
     """One row for each length."""
     (table,) = benchmark("history").tables(measured("history", tmp_path))
     assert [row[0] for row in table.rows] == ["1", "100"]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSPC])
+def test_a_file_system_may_refuse_direct_writes_but_not_be_full(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first leaves out two writers, the second would leave out a floor without a word."""
+    genuine = os.open
+
+    def refusing(path: Any, flags: int, *rest: Any) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(code, os.strerror(code))
+        return genuine(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", refusing)
+    if code == errno.EINVAL:
+        assert writers(tmp_path) == [name for name in WRITERS if "O_DIRECT" not in name]
+    else:
+        with pytest.raises(OSError, match="No space"):
+            writers(tmp_path)
 
 
 def test_what_counts_beside_a_save_counts_only_then_and_ends_with_it() -> None:
