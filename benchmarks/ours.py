@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from resilient.policy import EveryBatches
 from resilient.saver import Line, Saver
 from resilient.state import CallbackStates, State
 from resilient.store import Store, WriteOptions
+
+_ASKED = 0.01  # seconds between two questions whether a save has ended
 
 
 class Resilient(Method):
@@ -38,10 +41,15 @@ class Resilient(Method):
         self._step = self._settled = 0
 
     def settle(self, train: Callable[[], None]) -> None:
-        """Save until retention has removed a checkpoint: from then on, nearly always, files are written over. `train` changes the state."""
+        """Save until retention has removed a checkpoint: from then on, nearly always, files are written over. `train` changes the state.
+
+        Nobody waits, as in a training: to who waits its saver gives no huge pages, which every later save finds.
+        """
         for step in range(1, self._keep.last + 2):
             train()
             self.save(step)
+            while not self.finished():
+                time.sleep(_ASKED)
             self.wait()
         self._settled = self._step
 
