@@ -59,7 +59,7 @@ soak: $(STAMP)  ## what grows in a long run: make soak HOURS=8
 inputs: $(STAMP)  ## the kill storm over every kind of input, which makes the table in docs/exactness.md
 	$(BIN)/python -m chaos.inputs --kills 25 --seed $(SEED) --jobs $(JOBS) --write docs/exactness.md
 
-bench:  ## measure what saving costs, ours and the peers (40 minutes): results, plots and docs/performance.md
+bench:  ## measure what saving costs, ours and the peers (50 minutes): results, plots and docs/performance.md
 	@$(MAKE) --no-print-directory venv EXTRAS=$(EXTRAS),bench
 	$(BIN)/python -m benchmarks
 

@@ -34,8 +34,8 @@ def main() -> int:
         if subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *([] if name in INPUTS else passed)], check=False).returncode:
             failed.append(name)
     if not options.names and not options.quick and not options.results:
-        plots.main([])
-        page.main([])
+        plots.main()
+        page.main()
     print(f"{time.perf_counter() - began:.0f} s in all{'; failed: ' + ', '.join(failed) if failed else ''}")
     return 1 if failed else 0
 

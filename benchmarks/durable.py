@@ -2,9 +2,9 @@
 
     python -m benchmarks.durable [--quick]
 
-In turns: raw writers of as many bytes, ours, and the peers, for which every file and directory is synced after they have written. Of
-three saves in a turn the last one counts: who saves alone finds files that it has written a moment ago, as the raw writer over an old
-file does, and not those that gigabytes of others have driven out of a cache since.
+In turns: raw writers of as many bytes, ours, and the peers, for which every file and directory is synced after they have written. Ours and
+the peers save three times in a turn, of which the last one counts: who saves alone finds files that it has written a moment ago, as the raw
+writer over an old file does, and not those that gigabytes of others have driven out of a cache of the disk or the host since.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.tables import Bar, Table, digits, megabytes, milliseconds
 from benchmarks.workload import Workload, bytes_of, dense, forget
 
 FROZEN = 9  # of ten layers
-_BEFORE = 2  # saves of a turn that do not count: ours writes the files over that it wrote two saves before
+_NOT_COUNTED = 2  # saves of a turn: where the newest checkpoint alone is kept, ours writes the files of the last but one over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,8 @@ def _times(scale: Scale, directory: Path) -> dict[str, Any]:
     for turn in range(scale.rounds + 1):
         one = {name: write_seconds(name, data, directory) for name in writers(directory)}
         for method in methods:
-            one[method.name] = [_durable(method, workload, next(step)) for _ in range(_BEFORE + 1)][-1]
+            for _ in range(_NOT_COUNTED + 1):
+                one[method.name] = _durable(method, workload, next(step))  # the last one stays
         if turn:
             for name, seconds in one.items():
                 found.setdefault(name, []).append(seconds)

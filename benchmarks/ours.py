@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from resilient.saver import Line, Saver
 from resilient.state import CallbackStates, State
 from resilient.store import Store, WriteOptions
 
-_ASKED = 0.01  # seconds between two questions whether a save has ended
+SETTLING = resilient.Keep().last + 1  # saves until retention removes a checkpoint; the next one writes its files over
 
 
 class Resilient(Method):
@@ -43,14 +42,12 @@ class Resilient(Method):
     def settle(self, train: Callable[[], None]) -> None:
         """Save until retention has removed a checkpoint: from then on, nearly always, files are written over. `train` changes the state.
 
-        Nobody waits, as in a training: to who waits its saver gives no huge pages, which every later save finds.
+        Nobody waits for them: a save that somebody waits for moves no tensor into huge pages, and later ones would lack them.
         """
-        for step in range(1, self._keep.last + 2):
+        for step in range(1, SETTLING + 1):
             train()
             self.save(step)
-            while not self.finished():
-                time.sleep(_ASKED)
-            self.wait()
+            self.let_end()
         self._settled = self._step
 
     def save(self, step: int) -> None:

@@ -1,17 +1,14 @@
-"""Writes the tables of `docs/performance.md` from the results, between the page's markers.
+"""Writes the tables of `docs/performance.md`, and of the page for another machine, from the results, between their markers.
 
-    python -m benchmarks.page [--results DIRECTORY] [--page FILE]
+    python -m benchmarks.page
 
 `<!-- begin NAME -->` and `<!-- end NAME -->` stand around what is written: the tables of the benchmark NAME, or `bars`, everything that
-has to be reached beside what was. A benchmark's plots come before its tables.
+has to be reached beside what was. A benchmark's plots come before its tables; those of a page lie beside it, in the directory of its name.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,10 @@ from benchmarks import results
 from benchmarks.running import benchmark
 from benchmarks.tables import bar_table
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+_DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = _DOCS / "performance.md"
+# Every page with the results that it shows: the second one is of a machine whose processors do the work of its disk.
+PAGES = {PAGE: results.DIRECTORY, _DOCS / "performance-slow-disk.md": results.DIRECTORY / "slow-disk"}
 MEASURED = (
     "stall",
     "huge_pages",
@@ -48,12 +48,13 @@ PICTURES = {
 _BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 
 
-def filled(page: str, source: Path) -> str:
-    """The page with what the results say between its markers; a block whose results are not there says so."""
-    return _BLOCK.sub(lambda block: f"{block[1]}{_content(block[2], source)}{block[3]}", page)
+def filled(page: Path, source: Path) -> str:
+    """The page's text with what the results say between its markers; a block whose results are not there says so."""
+    text = page.read_text(encoding="utf-8")
+    return _BLOCK.sub(lambda block: f"{block[1]}{_content(block[2], source, page.stem)}{block[3]}", text)
 
 
-def _content(name: str, source: Path) -> str:
+def _content(name: str, source: Path, folder: str) -> str:
     if name == "bars":
         return _bars(source)
     result = results.load(source, name)
@@ -61,7 +62,7 @@ def _content(name: str, source: Path) -> str:
         return "Not measured yet.\n"
     figures = result["figures"]
     tables = [table.markdown() for table in benchmark(name).tables(figures)]
-    picture = [f"![{text}](performance/{plot}.png)\n" for plot, text in (PICTURES[name],)] if name in PICTURES else []
+    picture = [f"![{text}]({folder}/{plot}.png)\n" for plot, text in (PICTURES[name],)] if name in PICTURES else []
     return "\n".join([*picture, *tables, *(f"{reason}\n" for reason in figures.get("skipped", [])), f"{_origin(result)}\n"])
 
 
@@ -81,15 +82,12 @@ def _bars(source: Path) -> str:
     return f"{bar_table(bars, f'{met} of {len(bars)} bars are reached').markdown()}\nMachine: {machine}. Versions: {versions}.\n"
 
 
-def main(given: Sequence[str]) -> None:
-    """Rewrite the page with the arguments of a command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=results.DIRECTORY)
-    parser.add_argument("--page", type=Path, default=PAGE)
-    options = parser.parse_args(given)
-    options.page.write_text(filled(options.page.read_text(encoding="utf-8"), options.results), encoding="utf-8")
-    print(options.page)
+def main() -> None:
+    """Rewrite all pages."""
+    for shown, source in PAGES.items():
+        shown.write_text(filled(shown, source), encoding="utf-8")
+        print(shown)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

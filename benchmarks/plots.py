@@ -1,12 +1,10 @@
-"""The plots of `docs/performance.md`, drawn from the results.
+"""The plots of the pages, drawn from the results: of each in the directory of its name.
 
-python -m benchmarks.plots [--results DIRECTORY] [--plots DIRECTORY]
+python -m benchmarks.plots
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,9 @@ mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
-from benchmarks import results
+from benchmarks import page, results
 from benchmarks.floors import DISK, FLOORS, MEMCPY
 from benchmarks.methods import Method
-
-DIRECTORY = Path(__file__).resolve().parent.parent / "docs" / "performance"
 
 # Okabe and Ito's colours, which are told apart with every kind of colour vision, and a marker each for print.
 _STYLES = {
@@ -171,15 +167,12 @@ def draw(source: Path, target: Path) -> list[Path]:
     return drawn
 
 
-def main(given: Sequence[str]) -> None:
-    """Draw with the arguments of a command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=results.DIRECTORY)
-    parser.add_argument("--plots", type=Path, default=DIRECTORY)
-    options = parser.parse_args(given)
-    for path in draw(options.results, options.plots):
-        print(path)
+def main() -> None:
+    """Draw those of all pages."""
+    for shown, source in page.PAGES.items():
+        for path in draw(source, shown.with_suffix("")):
+            print(path)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

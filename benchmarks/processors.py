@@ -87,7 +87,7 @@ def measure(scale: Scale, directory: Path) -> dict[str, Any]:
 def _durable(method: Method, step: int) -> None:
     """As in training, where a method may write in the background; what the kernel would write later is written now."""
     method.save(step)
-    method.wait()
+    method.let_end()
     os.sync()
 
 

@@ -1,4 +1,4 @@
-"""Tables of figures, shown alike on the console and in `docs/performance.md`, and how numbers are written in them."""
+"""Tables of figures, shown alike on the console and in the docs, and how numbers are written in them."""
 
 from __future__ import annotations
 

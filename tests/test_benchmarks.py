@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import functools
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -20,10 +21,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import accelerator, goodput, memory, page, peers, plots, preempt, program, results, spinning, stall, startup
+import resilient
+from benchmarks import (
+    accelerator,
+    cadence,
+    durable,
+    goodput,
+    memory,
+    page,
+    peers,
+    plots,
+    preempt,
+    program,
+    results,
+    spinning,
+    stall,
+    startup,
+)
 from benchmarks.floors import WRITERS, RawRead, aligned, writers
 from benchmarks.methods import Method
-from benchmarks.ours import Resilient
+from benchmarks.ours import SETTLING, Resilient
 from benchmarks.rotation import Window, costs, turns
 from benchmarks.running import benchmark
 from benchmarks.spinning import Spinners
@@ -187,6 +204,53 @@ def saves_and_restores(kind: type[Method], directory: Path) -> None:
     method.close()
     assert all(map(np.array_equal, before, after))
     assert any(value.any() for value in before)
+
+
+def test_ours_settles_as_in_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until retention has removed a checkpoint, and nobody waits for a save, which would be written otherwise."""
+    workload = dense(0.05, 8)
+    ours = Resilient(workload.model, tmp_path)
+    ended: list[bool] = []
+    monkeypatch.setattr(ours._saver, "wait", lambda: ended.append(ours.finished()))
+    ours.settle(lambda: workload.train(1))
+    ours.close()
+    assert ended == [True] * SETTLING
+    assert [info.step for info in resilient.checkpoints(tmp_path)] == list(range(2, SETTLING + 1))
+
+
+def test_the_last_save_of_a_turn_is_the_one_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For it finds files that were written a moment ago; and nothing of the first turn counts."""
+    seconds = itertools.count(1)
+    monkeypatch.setattr(durable, "settled", lambda workload, directory: Method(workload.model, directory))
+    monkeypatch.setattr(durable.peers, "peers", lambda model, directory: [])
+    monkeypatch.setattr(durable, "_durable", lambda method, workload, step: next(seconds))
+    found = durable._times(durable.SCALES["toy"], tmp_path / "times")
+    assert found["seconds"]["nothing"] == spread([6])
+
+
+def test_saves_that_come_often_are_timed_once_retention_has_removed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the clock starts the first checkpoint is gone, and the saves up to its end are counted."""
+    kept: list[int] = []
+
+    class Looking(cadence.Clock):
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            super().on_train_batch_begin(batch, logs)
+            if batch == self._first:
+                kept.extend(info.step for info in resilient.checkpoints(tmp_path))
+
+    monkeypatch.setattr(cadence, "Clock", Looking)
+    interval = cadence.Interval(50, SETTLING, 1)
+    assert cadence._step(dense(0.05, 8), interval, [], tmp_path) > 0
+    assert kept and 0 not in kept and resilient.checkpoints(tmp_path)
+    assert cadence._made(tmp_path, interval) == 1
+
+
+def test_saves_that_ours_left_out_are_told() -> None:
+    """A method that does not let the training wait saves less often where the disk is slow."""
+    interval = cadence.Interval(10, 4, 3)
+    assert cadence._missed({interval: [3, 3]}) == []
+    (told,) = cadence._missed({interval: [3, 2]})
+    assert "every 10 steps, 5 of 6 were made" in told
 
 
 def test_a_save_costs_what_its_window_takes_beyond_the_control() -> None:
@@ -389,17 +453,26 @@ def test_all_plots_are_drawn_from_the_results(stored: Path) -> None:
 
 def test_the_page_is_filled_between_its_markers(stored: Path) -> None:
     """Tables and origin go in, what stands around stays, and filling again changes nothing."""
-    text = "before\n<!-- begin restore -->\nold\n<!-- end restore -->\nafter\n<!-- begin memory -->\n<!-- end memory -->\n"
-    once = page.filled(text, stored)
+    shown = stored / "figures.md"
+    shown.write_text("before\n<!-- begin restore -->\nold\n<!-- end restore -->\nafter\n<!-- begin memory -->\n<!-- end memory -->\n")
+    once = page.filled(shown, stored)
     assert once.startswith("before\n<!-- begin restore -->\n![Time to restore") and "\nafter\n" in once and "old" not in once
-    assert "| resilient |" in once and "Measured on" in once and "Not measured yet." in once
-    assert page.filled(once, stored) == once
+    assert "| resilient |" in once and "(figures/restore.png)" in once and "Measured on" in once and "Not measured yet." in once
+    shown.write_text(once)
+    assert page.filled(shown, stored) == once
 
 
-def test_the_page_of_the_repository_is_what_the_results_say() -> None:
-    """Nobody typed a figure: filling the page from the committed results gives the page, and every benchmark is on it."""
+@pytest.mark.parametrize("shown", page.PAGES, ids=lambda path: path.stem)
+def test_a_page_of_the_repository_is_what_the_results_say(shown: Path) -> None:
+    """Nobody typed a figure: filling the page from the committed results gives the page, and all of them are on it."""
+    text, measured = shown.read_text(encoding="utf-8"), [path.stem for path in page.PAGES[shown].glob("*.json")]
+    assert page.filled(shown, page.PAGES[shown]) == text
+    assert "stall" in measured and all(f"<!-- begin {name} -->" in text for name in measured)
+
+
+def test_every_benchmark_is_on_the_first_page() -> None:
+    """And so is the table of what has to be reached, which tells of all of them."""
     text = page.PAGE.read_text(encoding="utf-8")
-    assert page.filled(text, results.DIRECTORY) == text
     assert all(f"<!-- begin {name} -->" in text for name in ("bars", *page.MEASURED))
 
 
@@ -429,3 +502,10 @@ def test_a_cost_that_is_lost_in_the_noise_reaches_no_bar(cost, reached):
     few = {**piece, "cost": {stall.OURS: kept}}
     found = [bar for bar in stall.bars({"sizes": [small, size], "pieces": [piece, few]}) if not bar.what.startswith("capture")]
     assert len(found) == 4 and {bar.met for bar in found} == {reached}
+
+
+def test_no_bar_is_reached_against_what_is_lost_in_the_noise() -> None:
+    """A copy whose cost nobody could see is no measure, however little ours has cost."""
+    ours, copy = {"median": 0.001, "low": 0.001, "high": 0.001}, {"median": 1.0, "low": -1.0, "high": 2.0}
+    (bar,) = stall._size_bars({"megabytes": 400, "cost": {stall.OURS: ours, stall.MEMCPY: copy}})
+    assert (bar.reached, bar.met) == ("lost in the noise", False)
