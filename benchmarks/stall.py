@@ -17,7 +17,7 @@ from benchmarks.floors import DISK, FLOORS, MEMCPY, OVER, DiskAlone, Memcpy, wri
 from benchmarks.methods import Method
 from benchmarks.ours import Resilient, settled
 from benchmarks.rotation import Rotation, calls, costs, step_seconds, turns
-from benchmarks.spread import ratio
+from benchmarks.spread import Spread, ratio
 from benchmarks.tables import Bar, Table, digits, milliseconds, times
 from benchmarks.workload import Workload, dense, forget, free_memory, pieces
 
@@ -142,15 +142,13 @@ def tables(figures: dict[str, Any]) -> list[Table]:
 
 
 def _ratio(size: dict[str, Any], name: str) -> str:
-    share = _share(size, name)
+    share = _share(size["cost"][OURS], size["cost"][name]) if name in size["cost"] else None
     return "-" if share is None else times(share)
 
 
-def _share(size: dict[str, Any], name: str) -> float | None:
-    """What ours costs of that method's cost; None where that was not measured, or was lost in the noise."""
-    if name not in size["cost"] or size["cost"][name]["low"] <= 0:
-        return None
-    return ratio(size["cost"][OURS], size["cost"][name])
+def _share(of: Spread, to: Spread) -> float | None:
+    """Ratio of two costs; None where one of them was lost in the noise, which proves nothing."""
+    return None if min(of["low"], to["low"]) <= 0 else ratio(of, to)
 
 
 def _pieces_table(found: list[dict[str, Any]]) -> Table:
@@ -167,26 +165,19 @@ def bars(figures: dict[str, Any]) -> list[Bar]:
     return [*found, _capture_bar(figures["pieces"]), _scale_bar(figures["sizes"]), _pieces_bar(figures["pieces"])]
 
 
-def _within(share: float, most: float) -> bool:
-    """A cost below nothing was lost in the noise, and proves nothing."""
-    return 0 < share <= most
-
-
 def _size_bars(size: dict[str, Any]) -> list[Bar]:
-    peer, what = best_peer(size), f"one save, {digits(size['megabytes'])} MB"
+    cost, peer, what = size["cost"], best_peer(size), f"one save, {digits(size['megabytes'])} MB"
     found = []
     if peer and size["megabytes"] in (4, 400, 1600):
-        found.append(_bar(f"{what}, against the best peer ({peer})", size, peer, 1 / 4 if size["megabytes"] == 4 else 1 / 5))
+        most = 1 / 4 if size["megabytes"] == 4 else 1 / 5
+        found.append(_bar(f"{what}, against the best peer ({peer})", most, _share(cost[OURS], cost[peer])))
     if size["megabytes"] in (400, 1600):
-        found.append(_bar(f"{what}, against one memcpy of the state", size, MEMCPY, 1.5))
+        found.append(_bar(f"{what}, against one memcpy of the state", 1.5, _share(cost[OURS], cost[MEMCPY])))
     return found
 
 
-def _bar(what: str, size: dict[str, Any], name: str, most: float) -> Bar:
-    share = _share(size, name)
-    if share is None:
-        return Bar(what, f"≤ {times(most)}", "lost in the noise", met=False)
-    return Bar(what, f"≤ {times(most)}", times(share), _within(share, most))
+def _bar(what: str, most: float, share: float | None) -> Bar:
+    return Bar(what, f"≤ {times(most)}", "lost in the noise" if share is None else times(share), share is not None and share <= most)
 
 
 def _capture_bar(found: list[dict[str, Any]]) -> Bar:
@@ -198,15 +189,19 @@ def _capture_bar(found: list[dict[str, Any]]) -> Bar:
 def _scale_bar(sizes: list[dict[str, Any]]) -> Bar:
     """Cost a byte at the largest size against the smallest."""
     small, large = sizes[0], sizes[-1]
-    growth = ratio(large["cost"][OURS], small["cost"][OURS]) / (large["bytes"] / small["bytes"])
+    share = _share(large["cost"][OURS], small["cost"][OURS])
     what = f"growth of the cost from {digits(small['megabytes'])} MB to {digits(large['megabytes'])} MB, against that of the bytes"
-    return Bar(what, "≤ 1 x", times(growth), _within(growth, 1))
+    return _bar(what, 1, share and share / (large["bytes"] / small["bytes"]))
 
 
 def _pieces_bar(found: list[dict[str, Any]]) -> Bar:
-    many, few = (sum(one["cost"][OURS]["median"] for one in found[start::2]) for start in (0, 1))
-    what = f"{found[0]['tensors']:,} tensors against {found[1]['tensors']} of the same bytes"
-    return Bar(what, "≤ 1.5 x", times(many / few), _within(many / few, 1.5))
+    many, few = (_sum([one["cost"][OURS] for one in found[start::2]]) for start in (0, 1))
+    return _bar(f"{found[0]['tensors']:,} tensors against {found[1]['tensors']} of the same bytes", 1.5, _share(many, few))
+
+
+def _sum(costs: list[Spread]) -> Spread:
+    low, median, high = (sum(one[key] for one in costs) for key in ("low", "median", "high"))
+    return Spread(median=median, low=low, high=high, count=min(one["count"] for one in costs))
 
 
 if __name__ == "__main__":

@@ -495,7 +495,7 @@ def test_a_table_is_the_same_on_the_page_and_on_the_console() -> None:
 @pytest.mark.parametrize(("cost", "reached"), [(0.001, True), (-0.001, False), (10.0, False)])
 def test_a_cost_that_is_lost_in_the_noise_reaches_no_bar(cost, reached):
     """A median below nothing says that the machine was not quiet."""
-    ours, other, kept = ({"median": seconds, "low": seconds, "high": seconds} for seconds in (cost, 1.0, 0.01))
+    ours, other, kept = (spread([seconds]) for seconds in (cost, 1.0, 0.01))
     size = {"megabytes": 400, "bytes": 4e8, "cost": {stall.OURS: ours, stall.MEMCPY: other, "a peer": other}}
     small = {"megabytes": 40, "bytes": 4e7, "cost": {stall.OURS: kept}}
     piece = {"megabytes": 40, "tensors": 2, "cost": {stall.OURS: ours}, "call": {stall.OURS: kept}}
@@ -504,8 +504,9 @@ def test_a_cost_that_is_lost_in_the_noise_reaches_no_bar(cost, reached):
     assert len(found) == 4 and {bar.met for bar in found} == {reached}
 
 
-def test_no_bar_is_reached_against_what_is_lost_in_the_noise() -> None:
-    """A copy whose cost nobody could see is no measure, however little ours has cost."""
-    ours, copy = {"median": 0.001, "low": 0.001, "high": 0.001}, {"median": 1.0, "low": -1.0, "high": 2.0}
-    (bar,) = stall._size_bars({"megabytes": 400, "cost": {stall.OURS: ours, stall.MEMCPY: copy}})
+@pytest.mark.parametrize(("ours", "copy"), [(1, -1), (-1, 1)])
+def test_no_bar_is_reached_by_or_against_what_is_lost_in_the_noise(ours: float, copy: float) -> None:
+    """A cost whose lower quartile is below nothing, however little it is, and a copy that nobody could see."""
+    cost = {name: {**spread([1.0]), "low": low} for name, low in ((stall.OURS, ours), (stall.MEMCPY, copy))}
+    (bar,) = stall._size_bars({"megabytes": 400, "cost": cost})
     assert (bar.reached, bar.met) == ("lost in the noise", False)
