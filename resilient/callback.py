@@ -202,7 +202,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
             self._stop.save_requested = False
             snapshot = self._capture(keras_private.pythonify_logs(logs), logs=logs, once=not stopping)
             self._live_saver.submit(snapshot)
-            if stopping:
+            if stopping or (self._stop.requested and self._live_saver.durable == self.progress):
                 self._leave()
             self._live_saver.tell()
         if last:

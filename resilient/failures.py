@@ -50,6 +50,11 @@ def _step(event: Mapping[str, Any]) -> int:
     return step if isinstance(step, int) else 0
 
 
+def lacked_memory(events: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the kernel has killed an attempt for lack of memory while a save was under way, as its supervisor has written down."""
+    return any(event["event"] == "exited" and event.get("out_of_memory") is True and event.get("saving") is True for event in events)
+
+
 def observed_failures(events: Iterable[Mapping[str, Any]]) -> Failures:
     """Failures in the earlier attempts that `events` tell of, the newest part of a journal at least.
 

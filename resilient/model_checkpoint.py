@@ -22,6 +22,7 @@ import keras
 from absl import logging
 
 from resilient.errors import ConfigurationError
+from resilient.memory import Room
 from resilient.priority import step_back
 from resilient.state import model_file
 from resilient.store import published, temporaries
@@ -83,6 +84,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         self._remake = False
         self._writer: _BackgroundWriter | None = None  # made when there is something to write: until then the callback can be copied
         self._ledger: published.Ledger | None = None
+        self._room = Room(warnings.warn)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Raises if a file could not be written."""
@@ -173,8 +175,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         if self._remake or not (lost or stays):
             return
         # The file that `best` spoke of is gone for good. What is there now is what has to be beaten.
-        newest = found.newest if found is not None else None
-        self.best = newest.best if newest is not None else self._threshold
+        self.best = found.newest.best if found is not None and found.newest is not None else self._threshold
         path = ledger.base / (stays.path if stays is not None else self._last.path)
         warnings.warn(
             f"ModelCheckpoint at {path}: the file of the point that training goes back to is gone. What is there now, if anything, "
@@ -243,15 +244,14 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
             _publish(file, suffix)
             _say(said)
             return
-        if self._writer is None:
-            self._writer = _BackgroundWriter()
+        self._writer = self._writer or _BackgroundWriter()
         self._writer.submit(file)
+        if not self._room.holds(model_file.shared(self.model)):
+            self._writer.wait()
 
     def _save(self, path: str | os.PathLike[str]) -> None:
-        if self.save_weights_only:
-            self.model.save_weights(str(path), overwrite=True)
-        else:
-            self.model.save(str(path), overwrite=True)
+        save = self.model.save_weights if self.save_weights_only else self.model.save
+        save(str(path), overwrite=True)
 
     def _report(self) -> None:
         """Says what was finished since, and raises what went wrong since."""

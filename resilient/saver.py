@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from resilient.errors import StorageError
-from resilient.failures import observed_failures
+from resilient.failures import lacked_memory, observed_failures
 from resilient.heartbeat import Heartbeat
 from resilient.journal import Journal, read
 from resilient.keep import Keep
 from resilient.manifest import Frozen, Manifest, Progress, better
+from resilient.memory import Room
 from resilient.overhead import Overhead, known_costs
 from resilient.policy import Backoff, Cadence, Failures, Haste, Since
 from resilient.state import RESTORED, Capture, State
@@ -32,6 +33,7 @@ _PAST = 2**19  # bytes of the journal from which failures and costs are learned:
 class Snapshot:
     """One captured moment on its way to the disk.
 
+    `waits`: there is no memory for copies, so training does not go on before it is written.
     `final`: the state after the end of training. `once`: its tensors are let go as they are written, so that the next step need not copy
     them; but then it cannot be tried again.
     """
@@ -45,6 +47,7 @@ class Snapshot:
     final: bool = False
     once: bool = False
     captured: float = 0.0
+    waits: bool = False
 
 
 @dataclasses.dataclass
@@ -105,6 +108,7 @@ class Saver:
         self._hasty = False
         self._warnings: list[str] = []
         self._lock = threading.Lock()
+        self._room = Room(self._warn, never=lacked_memory(past))
         self._writer: Writer[Snapshot] = Writer(self._commit, self._failed, Backoff())
 
     @property
@@ -157,8 +161,9 @@ class Saver:
         started = time.perf_counter()
         state = self._state.capture()
         capture = Capture({**state.files, **files}, {**state.frozen, **_may_be_same(files)}, state.meta)
+        waits = not self._room.holds(self._state.shared)
         taken = time.perf_counter() - started
-        return Snapshot(progress, capture, metrics, score, mode, meta, final, once, taken)
+        return Snapshot(progress, capture, metrics, score, mode, meta, final, once, taken, waits)
 
     def submit(self, snapshot: Snapshot, *, must: bool = False) -> None:
         """Have it written in the background; `must`: no later one may take its place. Raises StorageError if the disk refuses for good."""
@@ -169,6 +174,8 @@ class Saver:
         self._last_step = snapshot.progress.step
         self._writer.submit(snapshot, must=must, once=snapshot.once)
         self._overhead.begin()
+        if snapshot.waits:
+            self._writer.wait_for_attempt()
 
     def tell(self) -> None:
         """Warn, on the training thread, of what went wrong on the writer's."""
@@ -232,7 +239,7 @@ class Saver:
         self._journal.append(
             "saved", **_position(snapshot.progress), final=snapshot.final, best=is_best, nbytes=written.nbytes,
             seconds=round(seconds, 6), capture_seconds=round(snapshot.captured, 6), sequence=written.sequence,
-            metrics=_told(snapshot.metrics), **self._tune(),
+            metrics=_told(snapshot.metrics), waited=snapshot.waits, **self._tune(),
         )  # fmt: skip
         self._tidy(written)
 

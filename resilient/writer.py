@@ -88,7 +88,11 @@ class Writer(Generic[T]):
     def idle(self) -> bool:
         """Whether nothing is being written, and nothing waits for it."""
         with self._changed:
-            return self._waiting is None and self._busy is None
+            return not self._has_work
+
+    @property
+    def _has_work(self) -> bool:
+        return self._waiting is not None or self._busy is not None
 
     @property
     def superseded(self) -> T | None:
@@ -104,17 +108,26 @@ class Writer(Generic[T]):
             False if `deadline` (monotonic seconds) came first, or writing has given up, or is `owing`.
         """
         with self._changed:
-            self._hurry, self.awaited = deadline is not None, True
-            self._changed.notify_all()
+            self._hurry = deadline is not None
             try:
-                while (self._waiting is not None or self._busy is not None) and self._broken is None:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        break
-                    self._changed.wait(left)
+                self._await(lambda: not self._has_work or self._broken is not None, deadline)
             finally:
-                self._hurry = self.awaited = False
-            return self._waiting is None and self._busy is None and self._broken is None and not self.owing
+                self._hurry = False
+            return not self._has_work and self._broken is None and not self.owing
+
+    def wait_for_attempt(self) -> None:
+        """Wait until everything submitted is durable, or the disk has refused it once more."""
+        with self._changed:
+            before = self._failures
+            self._await(lambda: not self._has_work or self._failures > before, None)
+
+    def _await(self, over: Callable[[], bool], deadline: float | None) -> None:
+        self.awaited = True
+        self._changed.notify_all()
+        try:
+            self._changed.wait_for(over, None if deadline is None else deadline - time.monotonic())
+        finally:
+            self.awaited = False
 
     def close(self) -> None:
         """End the thread after the commit under way; what still waits is not written."""
@@ -165,5 +178,6 @@ class Writer(Generic[T]):
                 self._broken = error
                 self._waiting = None
                 return False
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._closing or self._waiting is not None or self._hurry != hurried, pause)
             return not self._closing and self._waiting is None

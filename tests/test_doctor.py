@@ -14,6 +14,7 @@ import pytest
 from cli_samples import a_run, cli, manifest, place, snapshot, the_error
 from live_samples import training
 
+from resilient import memory
 from resilient.doctoring import Level, examine, machine
 from resilient.doctoring import place as disk
 from resilient.doctoring.place import Speed, emergency, measure, room
@@ -296,16 +297,16 @@ def test_the_unit_is_that_of_the_own_control_group(tmp_path, line, unit):
 
 def test_the_memory_limit_is_the_strictest_of_the_groups_above(tmp_path):
     """Version 2 and version 1; none where nothing limits."""
-    assert machine.memory_limit(tmp_path) is None
+    assert memory.limit(tmp_path) is None
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("0::/job/step\n5:memory:/old\n")
     (tmp_path / "sys/fs/cgroup/job/step").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/job/step/memory.max").write_text("max\n")
     (tmp_path / "sys/fs/cgroup/job/memory.max").write_text("5000\n")
-    assert machine.memory_limit(tmp_path) == 5000
+    assert memory.limit(tmp_path) == 5000
     (tmp_path / "sys/fs/cgroup/memory/old").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/memory/old/memory.limit_in_bytes").write_text("4000\n")
-    assert machine.memory_limit(tmp_path) == 4000
+    assert memory.limit(tmp_path) == 4000
     assert machine.memory(3900, tmp_path).level is Level.WARNING and machine.memory(3000, tmp_path).level is Level.OK
 
 

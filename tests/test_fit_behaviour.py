@@ -712,6 +712,28 @@ def test_only_a_save_that_a_stop_waits_for_is_written_in_haste(tmp_path: Path, m
     assert haste == {0: False, 2: True}
 
 
+def test_a_stop_that_comes_while_training_waits_for_its_save_has_nothing_left_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory has no room for copies: no other batch is trained and saved."""
+    from resilient.memory import Room
+    from resilient.store import Store
+
+    commit = Store.commit
+
+    def stopped(self: Any, manifest: Any, *files: Any, options: Any) -> Any:
+        if manifest.progress.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        return commit(self, manifest, *files, options=options)
+
+    monkeypatch.setattr(Store, "commit", stopped)
+    monkeypatch.setattr(Room, "holds", lambda self, nbytes: False)
+    with pytest.raises(resilient.PreemptedError, match="its state is on disk"):
+        train(tmp_path, save_every=1)
+    assert [event["step"] for event in events(tmp_path, "saved")] == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize(("grace", "given_up"), [("1h", True), ("20s", False)])
 def test_at_a_stop_an_older_commit_makes_way_if_there_is_time_for_the_newer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace: str, given_up: bool

@@ -172,6 +172,16 @@ def test_what_a_step_writes_to_is_never_taken_for_the_same(tmp_path: Path) -> No
         assert np.asarray(before).tobytes() == bytes_before
 
 
+def test_memory_is_shared_with_what_a_step_writes_to() -> None:
+    """The trained weights and what the optimizer keeps of them; a frozen layer is never copied."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(100, trainable=False), keras.layers.Dense(10)])
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    state = State(model, CallbackStates([]))
+    state.capture()
+    assert state.shared == 4 * (101 * 10 * 3) + 12  # and the iterations (8 bytes) and the learning rate (4)
+
+
 def test_a_snapshot_stays_on_the_device_only_where_a_step_leaves_room() -> None:
     """The first goes to the host, because no step has shown yet what it needs; what the second finds stays so, and a no is said once."""
     roomy, tight = Headroom(), Headroom()

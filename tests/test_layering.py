@@ -19,7 +19,7 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(("errors", "manifest", "keep", "durations", "policy", "overhead", "failures", "settings", "restarts", "units"), 0),
     **dict.fromkeys(("signs", "accounts", "amounts", "packed", "status"), 0),
     # L1 effects: each knows one part of the world, and none of the others
-    **dict.fromkeys(("state", "data", "store", "preemption", "journal", "heartbeat"), 1),
+    **dict.fromkeys(("state", "data", "store", "preemption", "journal", "heartbeat", "memory"), 1),
     # L2 loop: what runs beside or inside the training
     **dict.fromkeys(
         (

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from resilient import ConfigurationError, ModelCheckpoint, StorageError
+from resilient.memory import Room
 from resilient.store import published, temporaries
 
 X = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
@@ -175,6 +177,27 @@ def test_training_does_not_wait_for_the_disk_but_the_end_of_training_does(tmp_pa
     fit(build(), ModelCheckpoint(tmp_path / "m.keras", save_freq=1), Watch(), epochs=1)
     assert seen == [(0, False), (1, False), (2, False), (3, False)]
     assert (tmp_path / "m.keras").exists() and len(fsyncs) >= 2
+
+
+def test_where_memory_has_no_room_for_copies_training_waits_for_the_file(tmp_path, monkeypatch):
+    """The room is asked for the weights and the optimizer's variables."""
+    asked, seen, publish = [], [], published.publish
+
+    def slowly(*arguments):
+        time.sleep(0.1)
+        publish(*arguments)
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append((tmp_path / f"{batch + 1}.keras").exists())
+
+    monkeypatch.setattr(published, "publish", slowly)
+    monkeypatch.setattr(Room, "holds", lambda self, nbytes: asked.append(nbytes))
+    model = build()
+    fit(model, ModelCheckpoint(tmp_path / "{batch}.keras", save_freq=1), Watch(), epochs=1)
+    weights = sum(weight.nbytes for weight in map(np.asarray, model.trainable_weights))
+    assert seen == [True] * 4
+    assert set(asked) == {weights + sum(variable.numpy().nbytes for variable in model.optimizer.variables)}
 
 
 def test_the_writing_thread_leaves_the_processor_to_others(tmp_path, monkeypatch):

@@ -11,8 +11,9 @@ import pytest
 
 from benchmarks.ours import Resilient
 from benchmarks.workload import dense
-from resilient import saver
+from resilient import memory, saver
 from resilient.errors import StorageError
+from resilient.journal import Journal, read
 from resilient.policy import Auto, Backoff
 from resilient.store import Store
 
@@ -55,3 +56,27 @@ def test_what_makes_a_failed_save_good_does_not_put_off_the_next_one(tmp_path: P
     method.close()
     assert due == {60.0: False, 61.0: True}
     assert [info.step for info in Store(tmp_path).infos()] == [2]
+
+
+def test_where_copies_have_killed_an_attempt_training_waits_until_a_save_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Durable when `submit` returns, or refused by the disk: then training goes on, and what was lost is owed."""
+    real, errors = Store.commit, [StorageError("the disk is full")]
+
+    def commit(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.2)
+        if errors:
+            raise errors.pop()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(Store, "commit", commit)
+    monkeypatch.setattr(memory, "_NEGLIGIBLE", 0)
+    Journal(tmp_path).append("exited", out_of_memory=True, saving=True)
+    method = Resilient(dense(0.1, 8).model, tmp_path)
+    method.save(1)
+    assert not method._saver.durable and errors == []
+    with pytest.warns(UserWarning, match="killed for lack of memory"), pytest.warns(UserWarning, match="could not be saved"):
+        method._saver.tell()
+    method.save(2)
+    assert [info.step for info in Store(tmp_path).infos()] == [2]
+    method.close()
+    assert [event["waited"] for event in read(tmp_path) if event["event"] == "saved"] == [True]

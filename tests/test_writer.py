@@ -176,6 +176,29 @@ def test_what_waits_behind_a_consumed_snapshot_that_failed_is_written_and_nothin
     assert disk.written == [2] and disk.failures == [1]
 
 
+def test_who_waits_for_an_attempt_waits_until_it_is_over_and_no_longer():
+    """Until it is durable, in haste; or until the disk has refused it, however long it is before it is tried again."""
+    disk, writer = at_work()
+    waiting = threading.Thread(target=writer.wait_for_attempt)
+    waiting.start()
+    while not writer.awaited:
+        time.sleep(0.001)
+    assert waiting.is_alive() and disk.written == []
+    disk.gate.set()
+    waiting.join()
+    assert disk.written == [FIRST] and not writer.awaited
+    writer.close()
+
+    disk = Disk()
+    disk.errors = [StorageError("full")]
+    writer = Writer(disk.commit, disk.failed, Backoff(first=600.0, longest=600.0))
+    writer.submit(FIRST)
+    writer.wait_for_attempt()
+    assert disk.failures == [1] and not writer.idle
+    writer.close()
+    assert disk.written == []
+
+
 def test_too_many_failures_of_consumed_snapshots_end_the_writing_too():
     """The fifth in a row, whichever snapshots they were."""
     disk = Disk()

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from resilient import __version__
+from resilient import memory as host
 from resilient.amounts import size
 from resilient.doctoring.finding import Item, ok, problem, warning
 from resilient.preemption import platform
@@ -119,7 +120,7 @@ def _timeout_of(unit: str) -> float | None:
 
 def memory(peak: int | None, root: Path = _ROOT) -> Item:
     """The limit against the most that the run has used; `peak`: bytes, None where it is not known."""
-    limit, whose = memory_limit(root), "the limit of its cgroup"
+    limit, whose = host.limit(root), "the limit of its cgroup"
     total = psutil.virtual_memory().total
     if limit is None or limit >= total:
         limit, whose = total, "all that the machine has"
@@ -130,22 +131,6 @@ def memory(peak: int | None, root: Path = _ROOT) -> Item:
     if peak > _SHARE * limit:
         return warning("memory", text, "Give it more, or use a smaller batch: out of memory, the kernel kills it without a word.")
     return ok("memory", text)
-
-
-def memory_limit(root: Path = _ROOT) -> int | None:
-    """Bytes that this process' memory cgroup, or one above it, may use (version 2 or 1); None where there is no limit."""
-    limits = []
-    for line in _lines(root / "proc/self/cgroup"):
-        _, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        mounted, name = (root / "sys/fs/cgroup/memory", "memory.limit_in_bytes") if controllers else (root / "sys/fs/cgroup", "memory.max")
-        path = mounted / group.lstrip("/")
-        for folder in (path, *path.parents):
-            if folder.is_relative_to(mounted):
-                limits += [int(text) for text in _lines(folder / name)[:1] if text.isdecimal()]
-    return min(limits, default=None)
 
 
 def versions(trained_with: Mapping[str, object] | None) -> Iterator[Item]:

@@ -59,6 +59,11 @@ class State:
         return Capture(files, {name: part for name, part in parts.items() if part is not None}, meta)
 
     @property
+    def shared(self) -> int:
+        """Bytes of host memory that training may copy while the last capture is held."""
+        return self._live.shared(self._framework)
+
+    @property
     def _frozen_weights(self) -> FrozenWeights:
         if self._frozen is None:  # only now are all layers there
             self._frozen = FrozenWeights(self._framework, self._model)

@@ -21,6 +21,9 @@ class Backend(Protocol):
         As long as the variables are the same, `variables` should be the same object.
         """
 
+    def shared(self, variables: Sequence[Any]) -> int:
+        """Bytes of host memory that snapshots of these share with training, which copies a buffer before it writes into one."""
+
     def same(self, before: Any, now: Any) -> bool | None:
         """Whether two snapshots of a variable are one buffer, so that nobody has written to it in between; None if that cannot be told.
 

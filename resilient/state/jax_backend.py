@@ -41,6 +41,10 @@ class JaxBackend:
             return list(self._copies.take([np.asarray(array) for array in arrays]))
         return copies_on_device(arrays) if self._headroom.allows(lambda: _has_room(arrays)) else _copies_on_host(arrays)
 
+    def shared(self, variables: Sequence[Any]) -> int:
+        """None: snapshots are copies."""
+        return 0
+
     def same(self, before: Any, now: Any) -> bool | None:
         """Not told: snapshots are copies."""
         return None

@@ -21,6 +21,7 @@ import numpy as np
 
 from resilient.keras_private import saving_lib
 from resilient.state import backend
+from resilient.state.variables import LiveVariables
 
 Write = Callable[[Path], None]
 WEIGHTS_SUFFIX = ".weights.h5"
@@ -44,6 +45,13 @@ def capture(model: Any, suffix: str) -> Write | None:
     if suffix == ".keras" and _is_kerass_own(model, "save"):
         return _ModelFile(model).write
     return None
+
+
+def shared(model: Any) -> int:
+    """Bytes of host memory that training may copy while what was captured is not written yet, the optimizer's among them."""
+    live = LiveVariables(model)
+    live.find()
+    return live.shared(backend.live())
 
 
 def _is_kerass_own(model: Any, method: str) -> bool:

@@ -43,6 +43,11 @@ class TensorFlowBackend:
             return values
         return [np.asarray(value) for value in values]
 
+    def shared(self, variables: Sequence[Any]) -> int:
+        """All that do not lie on a device."""
+        values = [variable.value for variable in variables]
+        return sum(_nbytes(value) for value in values if value.device.endswith("CPU:0"))
+
     def same(self, before: Any, now: Any) -> bool | None:
         """By the address of the buffer; on a device it cannot be asked for without copying the buffer."""
         if not all(value.device.endswith("CPU:0") for value in (before, now)):
@@ -142,6 +147,10 @@ def _address(tensor: Any) -> int:
     return int(np.asarray(tensor).__array_interface__["data"][0])
 
 
+def _nbytes(value: Any) -> int:
+    return int(value.dtype.size * value.shape.num_elements())
+
+
 def _has_room(values: Sequence[Any]) -> bool:
     """Whether every GPU could hold these once more even at the fullest it has been; False where it does not tell."""
     devices = {value.device for value in values if "GPU" in value.device}
@@ -151,7 +160,7 @@ def _has_room(values: Sequence[Any]) -> bool:
 def _holds(device: str, values: Sequence[Any]) -> bool:
     import tensorflow as tf
 
-    needed = _ROOM * sum(value.dtype.size * value.shape.num_elements() for value in values)
+    needed = _ROOM * sum(map(_nbytes, values))
     name = tf.DeviceSpec.from_string(device)
     peak = tf.config.experimental.get_memory_info(f"{name.device_type}:{name.device_index}")["peak"]
     limit = keras_private.device_memory(device)

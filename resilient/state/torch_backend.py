@@ -51,6 +51,10 @@ class TorchBackend:
             return [OnDevice(tensor.clone()) for tensor in tensors]
         return [self.freeze(tensor) for tensor in tensors]
 
+    def shared(self, variables: Sequence[Any]) -> int:
+        """None: snapshots are copies."""
+        return 0
+
     def same(self, before: Any, now: Any) -> bool | None:
         """Not told: snapshots are copies."""
         return None

@@ -12,13 +12,13 @@ from pathlib import Path
 from resilient import journal
 from resilient.errors import EXIT_DONE, EXIT_PREEMPTED, ConfigurationError, ResilientError
 from resilient.heartbeat import TRACE_SIGNAL, Announcement, Beat, Section
+from resilient.memory import oom_kills
 from resilient.restarts import Ending
 from resilient.signs import TRAINS
 from resilient.supervisor import processes
 from resilient.supervisor.child import Child
 from resilient.supervisor.chronicle import Chronicle
 from resilient.supervisor.guardian import Exit
-from resilient.supervisor.memory import oom_kills
 from resilient.supervisor.patience import Patience, Silence
 from resilient.supervisor.systemd import Notifier
 

@@ -1,0 +1,289 @@
+"""What is left of memory, kills for the lack of it, and saving where there is none: from files as kernels have them, and for real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from supervised import ROOT, events, run
+
+from resilient import memory
+from resilient.memory import Room, Usage, oom_kills
+
+MB = 10**6
+GB = 1000 * MB
+
+V2 = {
+    "proc/self/cgroup": "0::/user.slice/run-1\n",
+    "sys/fs/cgroup/user.slice/run-1/memory.events": "low 0\noom 3\noom_kill 2\noom_group_kill 0\n",
+}
+V1 = {
+    "proc/self/cgroup": "5:cpu,cpuacct:/\n4:memory:/jobs/7\n0::/\n",
+    "sys/fs/cgroup/memory/jobs/7/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n",
+}
+V1_CONTAINER = {**V1, "sys/fs/cgroup/memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 6\n"}
+del V1_CONTAINER["sys/fs/cgroup/memory/jobs/7/memory.oom_control"]
+NONE = {"proc/self/cgroup": "0::/\n", "proc/vmstat": "nr_free_pages 1\noom_kill 9\n"}
+
+
+def write(root, files):
+    """These files below `root`."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+@pytest.mark.parametrize(("files", "kills"), [(V2, 2), (V1, 5), (V1_CONTAINER, 6), (NONE, 9), ({}, 0)])
+def test_kills_are_counted_by_whoever_counts_them(tmp_path, files, kills):
+    """Cgroup v2, v1, v1 seen from a container, the machine as a whole, and nobody."""
+    write(tmp_path, files)
+    assert oom_kills(tmp_path) == kills
+
+
+MACHINE = {
+    "proc/meminfo": "MemTotal:       1000000 kB\nMemFree: 5 kB\nMemAvailable:    600000 kB\n",
+    "proc/self/status": "Name:\tpython\nVmHWM:\t    300 kB\nVmRSS:\t    200 kB\nThreads:\t9\n",
+}
+LIMITED_V2 = {
+    **MACHINE,
+    "proc/self/cgroup": "0::/job/step\n",
+    "sys/fs/cgroup/job/step/memory.max": "max\n",
+    "sys/fs/cgroup/job/memory.max": "90000000\n",
+    "sys/fs/cgroup/job/memory.current": "80000000\n",
+    "sys/fs/cgroup/job/memory.stat": "anon 1\ninactive_anon 7\nactive_file 2000000\ninactive_file 3000000\ninactive_file_other 9\n",
+}
+LIMITED_V1 = {
+    **MACHINE,
+    "proc/self/cgroup": "4:cpu,memory:/old\n0::/\n",
+    "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+    "sys/fs/cgroup/memory/old/memory.limit_in_bytes": "90000000\n",
+    "sys/fs/cgroup/memory/old/memory.usage_in_bytes": "60000000\n",
+    "sys/fs/cgroup/memory/old/memory.stat": "inactive_file 1\ntotal_active_file 1000000\ntotal_inactive_file 500000\n",
+}
+NO_STRICTER = {**LIMITED_V2, "sys/fs/cgroup/job/memory.max": "1024000001\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "total", "free"),
+    [
+        (MACHINE, 1_024_000_000, 614_400_000),
+        (NO_STRICTER, 1_024_000_000, 614_400_000),
+        (LIMITED_V2, 90_000_000, 15_000_000),
+        (LIMITED_V1, 90_000_000, 31_500_000),
+    ],
+)
+def test_what_is_free_is_what_the_strictest_limit_leaves_and_the_page_cache_gives_way(tmp_path, files, total, free):
+    """The machine, a group that allows more than there is, and groups of both versions."""
+    write(tmp_path, files)
+    assert memory.usage(tmp_path) == Usage(total, free, 204_800, 307_200)
+
+
+def test_where_the_system_does_not_tell_nothing_is_known(tmp_path):
+    """No /proc, or one of another kind."""
+    assert memory.usage(tmp_path) is None
+    write(tmp_path, {"proc/meminfo": MACHINE["proc/meminfo"], "proc/self/status": "Name:\tpython\n"})
+    assert memory.usage(tmp_path) is None
+
+
+def test_this_machine_tells():
+    """And what is freed can be given back: nothing else is known of that here."""
+    found = memory.usage()
+    assert found is not None and 0 < found.resident <= found.peak and 0 < found.free <= found.total
+    memory.give_back()
+
+
+class Machine:
+    """Memory of a total size, of which training takes some, and an allocator that keeps what copies have taken until it is asked."""
+
+    def __init__(self, total: int, training: int, step: int = 0) -> None:
+        self.total, self.training, self.step = total, training, step
+        self.kept = self.given_back = 0
+        self.peak = training
+        self.told: list[str] = []
+
+    def look(self) -> Usage:
+        resident = self.training + self.kept
+        self.peak = max(self.peak, resident)
+        return Usage(self.total, self.total - resident, resident, self.peak)
+
+    def give_back(self) -> None:
+        self.kept = 0
+        self.given_back += 1
+
+    def room(self, **options: bool) -> Room:
+        return Room(self.told.append, look=self.look, give_back=self.give_back, **options)
+
+    def train_and_save(self, room: Room, nbytes: int) -> bool:
+        """Whether the save found room; a step needs `step` bytes more, which it returns, and after a yes it copies."""
+        holds = room.holds(nbytes)
+        self.kept = max(self.kept, nbytes if holds else 0)
+        self.peak = max(self.peak, self.training + self.kept + self.step)
+        assert self.peak <= self.total
+        return holds
+
+
+def test_where_memory_is_plenty_every_save_finds_room():
+    """And nobody is told anything."""
+    machine = Machine(20 * GB, training=2 * GB, step=GB)
+    room = machine.room()
+    assert [machine.train_and_save(room, GB) for _ in range(5)] == [True] * 5
+    assert machine.told == [] and machine.given_back == 0
+
+
+def test_before_a_step_is_known_there_is_room_only_if_half_of_the_memory_stays_free():
+    """Then what a step takes at its fullest is left to it. The first save is no reason to tell anybody."""
+    machine = Machine(8 * GB, training=3 * GB, step=GB)
+    room = machine.room()
+    assert [machine.train_and_save(room, GB) for _ in range(3)] == [False, True, True]
+    assert machine.told == []
+
+
+def test_where_there_is_no_room_no_save_finds_any_and_that_is_told_once():
+    """What a step takes beside what is resident between two of them counts."""
+    machine = Machine(8 * GB, training=4 * GB, step=3 * GB)
+    room = machine.room()
+    assert [machine.train_and_save(room, GB) for _ in range(4)] == [False] * 4
+    assert machine.told == [
+        "Host memory has no room for a second copy of the 1.00 GB that training changes: training waits for what is saved. "
+        "Give it more memory, or save less often, if that is too slow."
+    ]
+    assert machine.given_back == 0  # nothing of ours was there
+
+
+def test_what_earlier_copies_have_left_behind_is_given_back_where_it_is_missed():
+    """A second copy fits, a third would not: neither what is kept nor the peak with it is what training needs."""
+    machine = Machine(5 * GB, training=2 * GB)
+    room = machine.room()
+    assert [machine.train_and_save(room, GB) for _ in range(4)] == [False, True, True, True]
+    assert machine.given_back == 0
+    machine.kept += GB
+    assert machine.train_and_save(room, GB) and machine.given_back == 1 and machine.told == []
+    machine.training += 2 * GB  # the program has grown
+    assert not machine.train_and_save(room, GB) and machine.given_back == 2 and len(machine.told) == 1
+    assert not machine.train_and_save(room, GB) and machine.given_back == 2
+    machine.training -= 2 * GB
+    assert machine.train_and_save(room, GB)
+
+
+def test_after_a_death_of_it_there_is_never_room_and_why_is_told():
+    """However much is free: it was not enough. What is small has room nevertheless."""
+    machine = Machine(20 * GB, training=GB)
+    room = machine.room(never=True)
+    assert room.holds(10 * MB) and machine.told == []
+    assert not room.holds(GB) and not room.holds(GB)
+    assert machine.told == [
+        "An earlier attempt was killed for lack of memory while a save was being written: training waits for what is saved. "
+        "Give it more memory, or save less often, if that is too slow."
+    ]
+
+
+def test_what_is_not_known_is_no_reason_to_wait():
+    """A system that does not tell what is free."""
+    assert all(Room(pytest.fail, look=lambda: None).holds(GB) for _ in range(3))
+
+
+@given(total=st.integers(1, 100), training=st.integers(1, 100), step=st.integers(0, 50), nbytes=st.integers(1, 50), saves=st.integers(1, 6))
+def test_whatever_training_takes_copies_are_made_only_where_they_fit(total, training, step, nbytes, saves):
+    """`train_and_save` checks it, from the second save on; of a step that takes half of the memory the first can know nothing."""
+    machine = Machine(total * GB, training * GB, min(step, total // 2) * GB)
+    assume(training + min(step, total // 2) <= total)  # or it would not train
+    room = machine.room()
+    for _ in range(saves):
+        machine.train_and_save(room, nbytes * GB)
+
+
+def memory_group(name):
+    """A memory cgroup (version 1) of 64 MB below our own; skips where the machine has none to give."""
+    own = next((line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines() if ":memory:" in line), None)
+    group = Path(f"/sys/fs/cgroup/memory{own}/{name}")
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(64 << 20))
+    except OSError as error:
+        pytest.skip(f"no memory cgroup of our own: {error}")
+    return group
+
+
+def test_a_real_out_of_memory_kill_is_told_from_other_kills(tmp_path):
+    """The kernel kills the program at a limit of 64 MB; the journal says so, with the peak, and that it was no plain SIGKILL."""
+    group = memory_group(f"resilient-test-{os.getpid()}")
+    body = """
+    step = begin()
+    train(step)
+    if attempt == 1:
+        heartbeat.saving()
+        hoard = bytearray(100 << 20)
+        for at in range(0, len(hoard), 4096):
+            hoard[at] = 1
+    end()
+    """
+    try:
+        done = run(tmp_path, body, preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())))
+    finally:
+        group.rmdir()
+    assert done.returncode == 0
+    first = events(tmp_path, "exited")[0]
+    assert first["out_of_memory"] and first["saving"] and first["signal"] == "SIGKILL" and 20 << 20 < first["peak_rss"] < 70 << 20
+    assert "attempt 1 was ended by SIGKILL for lack of memory (peak 0.0" in done.stderr
+
+
+TRAINING = """
+import os, sys, time
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import keras, numpy as np
+import resilient
+from resilient.store import Store
+
+commit = Store.commit
+def slowly(*arguments, **options):  # as long as it takes, each step copies what it writes into
+    time.sleep(0.7)
+    return commit(*arguments, **options)
+Store.commit = slowly
+
+keras.utils.set_random_seed(0)
+model = keras.Sequential([keras.Input((2048,)), *[keras.layers.Dense(2048) for _ in range(4)]])
+model.compile("adam", "mse", jit_compile=False)
+data = dict(x=np.ones((96, 2048), "float32"), y=np.zeros((96, 2048), "float32"), batch_size=8, shuffle=False, verbose=0)
+if sys.argv[1] == "plain":
+    history = model.fit(**data)
+else:
+    history = resilient.fit(model, **data, directory="run", monitor="loss", save_every=4)
+anonymous = next(line for line in open("/proc/self/status") if line.startswith("RssAnon"))
+print("RESULT", anonymous.split()[1], history.history["loss"])
+"""
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A memory cgroup of our own, without a limit."""
+    found = memory_group(f"resilient-test-{os.getpid()}")
+    (found / "memory.limit_in_bytes").write_text("-1")
+    yield found
+    found.rmdir()
+
+
+def train(directory: Path, group: Path, how: str) -> tuple[int, str, str]:
+    """`TRAINING` in that group: bytes in its memory at the end, the history, and what it has told."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINING, how], cwd=directory, env={**os.environ, "PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": ""},
+        capture_output=True, text=True, check=False, preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    _, kilobytes, history = next(line for line in done.stdout.splitlines() if line.startswith("RESULT")).split(maxsplit=2)
+    return 1024 * int(kilobytes), history, done.stderr
+
+
+def test_a_training_lives_in_memory_that_has_no_room_for_a_second_copy_of_its_state(tmp_path: Path, group: Path) -> None:
+    """Half of a copy more than it needs without saving: it waits for its saves and ends as if it had not. Copies would kill it."""
+    plain, losses, _ = train(tmp_path, group, "plain")
+    (group / "memory.limit_in_bytes").write_text(str(plain + 100 * MB))
+    _, history, told = train(tmp_path, group, "resilient")
+    assert history == losses
+    assert "no room for a second copy of the 201 MB that training changes" in told
+    assert [event["waited"] for event in events(tmp_path, "saved")] == [True] * 5
