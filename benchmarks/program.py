@@ -20,8 +20,17 @@ def tell(mark: str, **fields: Any) -> None:
 
 def peak_memory() -> int:
     """Bytes of memory that this process had at its fullest."""
+    return _memory("VmHWM")
+
+
+def own_memory() -> int:
+    """Bytes that it has now and no file can give back."""
+    return _memory("RssAnon")
+
+
+def _memory(name: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def main(
@@ -58,7 +67,7 @@ def main(
     else:
         saving = _saving(method, workload, Path(directory), save_every)
         workload.model.fit(**given, callbacks=[*saving, marks])
-    tell("end", peak=peak_memory())
+    tell("end", peak=peak_memory(), own=own_memory())
 
 
 def _marks(keras: Any) -> Any:

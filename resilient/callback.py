@@ -201,12 +201,20 @@ class RunCallbacks(keras.callbacks.CallbackList):
         if stopping or self._stop.save_requested or (not last and self._live_saver.due(self.progress.step)):
             self._stop.save_requested = False
             snapshot = self._capture(keras_private.pythonify_logs(logs), logs=logs, once=not stopping)
-            self._live_saver.submit(snapshot)
+            self._submit(snapshot)
             if stopping or (self._stop.requested and self._live_saver.durable == self.progress):
                 self._leave()
             self._live_saver.tell()
         if last:
             self._stop_after_last_batch()
+
+    def _submit(self, snapshot: Snapshot) -> None:
+        """After a batch. To wait for the disk may take far longer than one, and is no hang of the next."""
+        if snapshot.waits:
+            self._beat(Section.BETWEEN, self.progress)
+        self._live_saver.submit(snapshot)
+        if snapshot.waits:
+            self._beat(Section.TRAINING, self.progress)
 
     def _stop_after_last_batch(self) -> None:
         """Have Keras end the epoch here where it does not know that this was the last batch.

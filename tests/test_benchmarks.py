@@ -403,11 +403,34 @@ def test_memory_is_judged_against_a_snapshot(snapshots: int, met: bool, tmp_path
 
     def script(arguments: dict[str, Any], born: float) -> list[dict[str, Any]]:
         more = snapshots * state if arguments["method"] == "resilient" else 0
-        return [{"mark": "built", "state": state}, {"mark": "end", "peak": 2 * state + more}]
+        return [{"mark": "built", "state": state}, {"mark": "end", "peak": 2 * state + more, "own": 2 * state + more}]
 
     monkeypatch.setattr(memory, "Child", played(script))
     (bar,) = memory.bars(measured("memory", tmp_path))
     assert bar.met is met
+
+
+@pytest.mark.parametrize(("lives", "told", "met"), [((True, True), "64 MB and one state and 64 MB", True), ((False, False), "none", False)])
+def test_who_lives_where_memory_is_limited_is_told(
+    lives: tuple[bool, bool], told: str, met: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is allowed is reckoned from the end of the training without saving; a bar holds ours to live."""
+    allowed: list[int] = []
+    results = iter([True, True, *lives])
+
+    def played_lives(scale: Any, method: str, directory: Path, most: int) -> bool:
+        allowed.append(most)
+        return next(results)
+
+    marks = [{"mark": "built", "state": 1000}, {"mark": "end", "peak": 9000, "own": 7000}]
+    monkeypatch.setattr(memory, "Child", played(lambda arguments, born: marks))
+    monkeypatch.setattr(memory, "_has_limits", lambda: True)
+    monkeypatch.setattr(memory, "_lives", played_lives)
+    figures = memory.measure(dataclasses.replace(memory.SCALES["toy"], limited=True), tmp_path)
+    assert allowed == [64_007_000, 64_008_000] * 2
+    assert (memory.bars(figures)[1].reached, memory.bars(figures)[1].met) == (told, met)
+    shown = memory.tables(figures)[1].markdown()
+    assert "| nothing | ends | ends |" in shown and ("| resilient | **is killed** | **is killed** |" in shown) is not met
 
 
 def test_a_machine_without_an_accelerator_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

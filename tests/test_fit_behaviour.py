@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -715,13 +716,20 @@ def test_only_a_save_that_a_stop_waits_for_is_written_in_haste(tmp_path: Path, m
 def test_a_stop_that_comes_while_training_waits_for_its_save_has_nothing_left_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where memory has no room for copies: no other batch is trained and saved."""
+    """Where memory has no room for copies: no other batch is trained and saved. And to its supervisor it is not in a batch meanwhile."""
+    from resilient.heartbeat import Heartbeat, Section
     from resilient.memory import Room
     from resilient.store import Store
 
-    commit = Store.commit
+    commit, beat, beats, sections = Store.commit, Heartbeat.beat, [], []
+
+    def watched(self: Any, section: Any, *position: Any) -> None:
+        beats.append(section)
+        beat(self, section, *position)
 
     def stopped(self: Any, manifest: Any, *files: Any, options: Any) -> Any:
+        time.sleep(0.05)
+        sections.append(beats[-1])
         if manifest.progress.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.1)
@@ -729,8 +737,11 @@ def test_a_stop_that_comes_while_training_waits_for_its_save_has_nothing_left_to
 
     monkeypatch.setattr(Store, "commit", stopped)
     monkeypatch.setattr(Room, "holds", lambda self, nbytes: False)
+    monkeypatch.setattr(Heartbeat, "beat", watched)
     with pytest.raises(resilient.PreemptedError, match="its state is on disk"):
         train(tmp_path, save_every=1)
+    assert sections[1:] == [Section.BETWEEN] * 3
+    assert {after for before, after in itertools.pairwise(beats) if before is Section.BETWEEN} == {Section.TRAINING}
     assert [event["step"] for event in events(tmp_path, "saved")] == [0, 1, 2, 3]
 
 

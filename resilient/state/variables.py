@@ -67,7 +67,7 @@ class LiveVariables:
     def shared(self, framework: Backend) -> int:
         """Bytes of host memory that snapshots share with training and that it writes into in every step: not what is frozen."""
         if self._counted[0] is not self.all:
-            weights = [variable for variable in self.groups["model"].values() if variable.trainable]
+            weights = [variable for variable in self.groups["model"].values() if getattr(variable, "trainable", True)]
             self._counted = (self.all, framework.shared([*weights, *self.groups["optimizer"].values()]))
         return self._counted[1]
 
