@@ -52,9 +52,12 @@ def measure(scale: Scale, directory: Path) -> dict[str, Any]:
     rows = [{"method": name, "peak": end["peak"], "more": end["peak"] - alone["peak"]} for name, end in ends.items()]
     limited: list[dict[str, Any]] = []
     if scale.limited and _has_limits():
-        for name in here:
-            most = {allowed: alone["own"] + states * alone["state"] + _MARGIN for allowed, states in _LIMITS.items()}
-            limited.append({"method": name, **{allowed: _lives(scale, name, directory / "limited", most[allowed]) for allowed in most}})
+        for number, name in enumerate(here):
+            lives = {
+                allowed: _lives(scale, name, directory / f"limited-{number}-{states}", alone["own"] + states * alone["state"] + _MARGIN)
+                for allowed, states in _LIMITS.items()
+            }
+            limited.append({"method": name, **lives})
     return {"state": alone["state"], "methods": rows, "limited": limited, "skipped": peers.missing()}
 
 
@@ -87,7 +90,7 @@ def _group(most: int) -> MemoryGroup:
 def _lives(scale: Scale, method: str, directory: Path, most: int) -> bool:
     """Whether a process that may have so many bytes trains to the end."""
     group = _group(most)
-    child = _start(scale, method, directory / str(most))
+    child = _start(scale, method, directory)
     group.take(child.process.pid)
     lives = any(mark["mark"] == "end" for mark in child.marks())
     while not group.close():

@@ -182,6 +182,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Numbered from the epoch's true beginning."""
+        if self._live_saver.pinned:
+            self._wait_for_disk(batch)
         if not self._phantom and not self.left_out:
             super().on_train_batch_begin(batch + self._offset, logs)
 
@@ -201,20 +203,20 @@ class RunCallbacks(keras.callbacks.CallbackList):
         if stopping or self._stop.save_requested or (not last and self._live_saver.due(self.progress.step)):
             self._stop.save_requested = False
             snapshot = self._capture(keras_private.pythonify_logs(logs), logs=logs, once=not stopping)
-            self._submit(snapshot)
-            if stopping or (self._stop.requested and self._live_saver.durable == self.progress):
+            self._live_saver.submit(snapshot)
+            if stopping:
                 self._leave()
             self._live_saver.tell()
         if last:
             self._stop_after_last_batch()
 
-    def _submit(self, snapshot: Snapshot) -> None:
-        """After a batch. To wait for the disk may take far longer than one, and is no hang of the next."""
-        if snapshot.waits:
-            self._beat(Section.BETWEEN, self.progress)
-        self._live_saver.submit(snapshot)
-        if snapshot.waits:
-            self._beat(Section.TRAINING, self.progress)
+    def _wait_for_disk(self, batch: int) -> None:
+        """There is no memory for copies of what is still to be written. That may take far longer than a batch, and is no hang of one."""
+        self._beat(Section.BETWEEN, self.progress)
+        self._live_saver.unpin()
+        if self._stop.requested and self._live_saver.durable == self.progress:
+            self._leave()
+        self._beat(Section.TRAINING if batch else Section.STARTING, self.progress)
 
     def _stop_after_last_batch(self) -> None:
         """Have Keras end the epoch here where it does not know that this was the last batch.

@@ -50,9 +50,10 @@ def _step(event: Mapping[str, Any]) -> int:
     return step if isinstance(step, int) else 0
 
 
-def lacked_memory(events: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether the kernel has killed an attempt for lack of memory while a save was under way, as its supervisor has written down."""
-    return any(event["event"] == "exited" and event.get("out_of_memory") is True and event.get("saving") is True for event in events)
+def peak_of_the_killed(events: Iterable[Mapping[str, Any]]) -> int:
+    """Bytes of memory at the most that an attempt had which the kernel killed for lack of it, as supervisors have written down; or 0."""
+    killed = (event.get("peak_rss") for event in events if event["event"] == "exited" and event.get("out_of_memory") is True)
+    return max((peak for peak in killed if isinstance(peak, int)), default=0)
 
 
 def observed_failures(events: Iterable[Mapping[str, Any]]) -> Failures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -34,20 +35,30 @@ class Usage:
 
 
 class _Group(NamedTuple):
-    """A memory cgroup: its folder, and what its version calls the limit, the use, and the page cache's part of that."""
+    """A memory cgroup: its folder, and what its version calls the limits, the use, the page cache's part of that, and the kills."""
 
     folder: Path
-    limit: str
+    limits: tuple[str, ...]
     used: str
     cached: tuple[str, ...]
+    events: str
+
+    def limit(self) -> int | None:
+        found = (next(iter(_lines(self.folder / name)), "") for name in self.limits)
+        return min((int(text) for text in found if text.isdecimal()), default=None)
+
+    def free(self, limit: int) -> int:
+        """The page cache gives way to whoever needs memory."""
+        used = next(iter(_lines(self.folder / self.used)), "0")
+        return limit - int(used) + sum(_fields(self.folder / "memory.stat", *self.cached).values())
 
 
-_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
-_V2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
+_V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"), "memory.oom_control")
+_V2 = (("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"), "memory.events")
 
 
 def usage(root: Path = _ROOT) -> Usage | None:
-    """The present figures, under the strictest limit; None where the system does not tell them.
+    """The present figures, under the limits of all groups; None where the system does not tell them.
 
     Args:
         root: where /proc and /sys are.
@@ -56,24 +67,21 @@ def usage(root: Path = _ROOT) -> Usage | None:
     own = _fields(root / "proc/self/status", "VmRSS:", "VmHWM:")
     if len(machine) < 2 or len(own) < 2:
         return None
-    total, free = 1024 * machine["MemTotal:"], 1024 * machine["MemAvailable:"]
-    for group in _groups(root):
-        most = _number(group.folder / group.limit)
-        if most is not None and most < total:
-            cached = sum(_fields(group.folder / "memory.stat", *group.cached).values())  # gives way to whoever needs it
-            total, free = most, min(free, most - (_number(group.folder / group.used) or 0) + cached)
-    return Usage(total, free, 1024 * own["VmRSS:"], 1024 * own["VmHWM:"])
+    total = 1024 * machine["MemTotal:"]
+    limited = [(most, group.free(most)) for group in _groups(root) if (most := group.limit()) is not None and most < total]
+    free = min([1024 * machine["MemAvailable:"], *(left for _, left in limited)])
+    return Usage(min([total, *(most for most, _ in limited)]), free, 1024 * own["VmRSS:"], 1024 * own["VmHWM:"])
 
 
 def limit(root: Path = _ROOT) -> int | None:
     """Bytes that this process' memory cgroup, or one above it, may use (version 2 or 1); None where there is no limit."""
-    limits = (_number(group.folder / group.limit) for group in _groups(root))
-    return min((found for found in limits if found is not None), default=None)
+    return min((found for group in _groups(root) if (found := group.limit()) is not None), default=None)
 
 
 def oom_kills(root: Path = _ROOT) -> int:
     """Out-of-memory kills so far, in our own memory cgroup where it counts them (version 2 or 1), else on the whole machine."""
-    return next((count for path in _counters(root) for count in _fields(path, "oom_kill").values()), 0)
+    counters = [*(group.folder / group.events for group in _groups(root)), root / "proc/vmstat"]
+    return next((count for path in counters for count in _fields(path, "oom_kill").values()), 0)
 
 
 def give_back() -> None:
@@ -83,72 +91,85 @@ def give_back() -> None:
         trim(0)
 
 
+class Copies:
+    """Room for copies. It is taken as long as this object lives: what is to be written refers to it.
+
+    Attributes:
+        nbytes: bytes of memory that they may take.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+
+
 class Room:
     """Whether host memory has room for what training copies while a save is written: the state once more.
 
-    At the first save nothing is known of what a step needs, and the answer is no unless half of all memory stays free. Later it needs what
-    was resident at the most, without the copies.
+    At the first save nothing is known of what a step needs, and there is room only if half of all memory stays free. Later a step needs
+    what was resident at the most, less the copies; where the first save found room, nobody knows whether these are in it, and all counts.
 
     Args:
-        tell: called with a sentence for people, once, when saves find no room.
-        never: an attempt before has died of such copies.
         look, give_back: the functions of this module.
     """
 
-    def __init__(
-        self,
-        tell: Callable[[str], None],
-        *,
-        never: bool = False,
-        look: Callable[[], Usage | None] = usage,
-        give_back: Callable[[], None] = give_back,
-    ) -> None:
-        self._tell: Callable[[str], None] | None = tell
-        self._never = never
+    def __init__(self, look: Callable[[], Usage | None] = usage, give_back: Callable[[], None] = give_back) -> None:
         self._look = look
         self._give_back = give_back
-        self._asked = False
-        self._copied = False  # since memory was given back
-        self._training = self._copies = 0  # bytes: at the most resident without copies, and what these may have taken
+        self._alive: weakref.WeakSet[Copies] = weakref.WeakSet()
+        self._asked = self._blind = False
+        self._kept = False  # the C library may have kept memory of copies
+        self._training = self._copies = 0  # bytes: resident at the most without copies, and what these may have taken of the peak
 
-    def holds(self, nbytes: int) -> bool:
-        """Whether it has room for copies of so many bytes. Asked before each save; after a yes they are made."""
-        if nbytes < _NEGLIGIBLE:
-            return True
-        known = self._asked
-        holds = not self._never and self._has_room(nbytes)
-        if not holds and (known or self._never):
-            self._complain(nbytes)
-        return holds
+    def remember(self, peak: int) -> None:
+        """An attempt that had so many bytes at its fullest was killed for lack of memory."""
+        self._training = max(self._training, peak)
+
+    def claim(self, nbytes: int, tell: Callable[[str], None]) -> Copies | None:
+        """Asked before each save.
+
+        Args:
+            nbytes: of what training will write into.
+            tell: called with a sentence for people where memory is too short.
+
+        Returns:
+            None where training has to wait until the save is written.
+        """
+        known, copies = self._asked, Copies(int(_SPREAD * nbytes))
+        if nbytes >= _NEGLIGIBLE and not self._has_room(copies.nbytes):
+            if known:
+                tell(
+                    f"Host memory has no room for a second copy of the {size(nbytes)} that training changes: training waits for what is "
+                    "saved. Give it more memory, or save less often, if that is too slow."
+                )
+            return None
+        self._alive.add(copies)
+        self._copies = max(self._copies, self._taken)
+        return copies
+
+    @property
+    def _taken(self) -> int:
+        return sum(copies.nbytes for copies in self._alive)
 
     def _has_room(self, nbytes: int) -> bool:
         fits = self._fits(nbytes)
-        if not fits and self._copied:  # perhaps it is only what earlier copies have left behind
+        if not fits and self._kept:
             self._give_back()
             fits = self._fits(nbytes)
-        self._asked, self._copied = True, fits
-        if fits:
-            self._copies = max(self._copies, int(_SPREAD * nbytes))
+        self._blind = self._blind or (fits and not self._asked)
+        self._asked, self._kept = True, fits or bool(self._alive)
         return fits
 
     def _fits(self, nbytes: int) -> bool:
         found = self._look()
         if found is None:
             return True
-        self._training = max(self._training, found.peak - self._copies)
-        for_steps = max(0, self._training - found.resident)
+        self._training = max(self._training, found.peak - (0 if self._blind else self._copies))
+        for_steps = max(0, self._training - max(0, found.resident - self._taken))
         unknown = 0 if self._asked else found.total // 2
-        return found.free - for_steps - unknown >= _SPREAD * nbytes
+        return found.free - for_steps - unknown >= nbytes
 
-    def _complain(self, nbytes: int) -> None:
-        if self._tell is None:
-            return
-        if self._never:
-            why = "An earlier attempt was killed for lack of memory while a save was being written"
-        else:
-            why = f"Host memory has no room for a second copy of the {size(nbytes)} that training changes"
-        self._tell(f"{why}: training waits for what is saved. Give it more memory, or save less often, if that is too slow.")
-        self._tell = None
+
+HOST = Room()  # this process': whoever saves in it shares it
 
 
 def _groups(root: Path) -> Iterator[_Group]:
@@ -164,27 +185,10 @@ def _groups(root: Path) -> Iterator[_Group]:
             folder = folder.parent
 
 
-def _counters(root: Path) -> Iterator[Path]:
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            yield root / "sys/fs/cgroup" / group.lstrip("/") / "memory.events"
-        elif "memory" in controllers.split(","):
-            mounted = root / "sys/fs/cgroup/memory"
-            yield mounted / group.lstrip("/") / "memory.oom_control"
-            yield mounted / "memory.oom_control"  # in a container that sees its own group as the root
-    yield root / "proc/vmstat"
-
-
 def _fields(path: Path, *names: str) -> dict[str, int]:
     """The first number of those lines that begin with one of the names, as far as the file has them."""
     found = (line.split() for line in _lines(path) if line.startswith(names))
     return {words[0]: int(words[1]) for words in found if words[0] in names}
-
-
-def _number(path: Path) -> int | None:
-    text = next(iter(_lines(path)), "")
-    return int(text) if text.isdecimal() else None
 
 
 def _lines(path: Path) -> list[str]:

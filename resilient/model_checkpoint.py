@@ -21,8 +21,8 @@ from typing import Any, Self
 import keras
 from absl import logging
 
+from resilient import memory
 from resilient.errors import ConfigurationError
-from resilient.memory import Room
 from resilient.priority import step_back
 from resilient.state import model_file
 from resilient.store import published, temporaries
@@ -80,11 +80,9 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         self._threshold = self.best
         self._run = uuid.uuid4().hex
         self._last = _Save()
-        self._trained_since = False
-        self._remake = False
+        self._trained_since = self._remake = self._pinned = False
         self._writer: _BackgroundWriter | None = None  # made when there is something to write: until then the callback can be copied
         self._ledger: published.Ledger | None = None
-        self._room = Room(warnings.warn)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Raises if a file could not be written."""
@@ -96,6 +94,8 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         super().on_train_batch_begin(batch, logs)
         self._make_again()
         self._trained_since = True
+        if self._pinned:  # there is no memory for copies of what is still to be written
+            self._pinned = not self.wait()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Saves if it is due, and raises if an earlier file could not be written."""
@@ -238,7 +238,9 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         suffix = model_file.WEIGHTS_SUFFIX if self.save_weights_only else target.suffix
         captured = model_file.capture(self.model, suffix)
         best = None if self.best is None else float(self.best)
-        file = _File(target, serial, best, captured or self._save, self._opened_ledger(), said)
+        copies = memory.HOST.claim(model_file.shared(self.model), warnings.warn)
+        self._pinned = self._pinned or copies is None
+        file = _File(target, serial, best, captured or self._save, self._opened_ledger(), said, copies)
         if captured is None:  # only the model can write itself, and the next batch changes it
             self.flush()
             _publish(file, suffix)
@@ -246,8 +248,6 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
             return
         self._writer = self._writer or _BackgroundWriter()
         self._writer.submit(file)
-        if not self._room.holds(model_file.shared(self.model)):
-            self._writer.wait()
 
     def _save(self, path: str | os.PathLike[str]) -> None:
         save = self.model.save_weights if self.save_weights_only else self.model.save
@@ -282,6 +282,7 @@ class _File:
     write: model_file.Write
     ledger: published.Ledger
     said: str
+    copies: memory.Copies | None
 
     def replaces(self, older: Self) -> bool:
         """Whether nobody can miss the older one: same name, and no state was taken in between that may be gone back to."""
@@ -368,11 +369,10 @@ class _BackgroundWriter:
                 self._finished.append(file.said)
 
     def _sweep(self, file: _File) -> None:
-        directories = {file.target.parent, file.ledger.directory}
-        for directory in directories - self._swept:
+        for directory in {file.target.parent, file.ledger.directory} - self._swept:
             with contextlib.suppress(OSError):  # tidying is no reason to fail a save
                 temporaries.sweep(directory)
-        self._swept |= directories
+            self._swept.add(directory)
 
 
 def _say(text: str) -> None:

@@ -7,17 +7,19 @@ import datetime as dt
 import math
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from resilient import memory
 from resilient.errors import StorageError
-from resilient.failures import lacked_memory, observed_failures
+from resilient.failures import observed_failures, peak_of_the_killed
 from resilient.heartbeat import Heartbeat
 from resilient.journal import Journal, read
 from resilient.keep import Keep
 from resilient.manifest import Frozen, Manifest, Progress, better
-from resilient.memory import Room
+from resilient.memory import Copies
 from resilient.overhead import Overhead, known_costs
 from resilient.policy import Backoff, Cadence, Failures, Haste, Since
 from resilient.state import RESTORED, Capture, State
@@ -33,7 +35,7 @@ _PAST = 2**19  # bytes of the journal from which failures and costs are learned:
 class Snapshot:
     """One captured moment on its way to the disk.
 
-    `waits`: there is no memory for copies, so training does not go on before it is written.
+    `copies`: room for what training copies until it is written; None where it has to wait for that.
     `final`: the state after the end of training. `once`: its tensors are let go as they are written, so that the next step need not copy
     them; but then it cannot be tried again.
     """
@@ -47,7 +49,7 @@ class Snapshot:
     final: bool = False
     once: bool = False
     captured: float = 0.0
-    waits: bool = False
+    copies: Copies | None = None
 
 
 @dataclasses.dataclass
@@ -71,6 +73,9 @@ class Saver:
         common: JSON that every manifest carries (settings, environment).
         heartbeat: told of each save, when it begins and when it is over.
         before_commit: waits, on the writer's thread, for what a checkpoint refers to.
+
+    Attributes:
+        pinned: something is to be written that no step may copy, for lack of memory: `unpin` before the next one.
     """
 
     def __init__(
@@ -108,7 +113,9 @@ class Saver:
         self._hasty = False
         self._warnings: list[str] = []
         self._lock = threading.Lock()
-        self._room = Room(self._warn, never=lacked_memory(past))
+        memory.HOST.remember(peak_of_the_killed(past))
+        self._short = False  # of memory, and that has been told
+        self.pinned = False
         self._writer: Writer[Snapshot] = Writer(self._commit, self._failed, Backoff())
 
     @property
@@ -161,9 +168,9 @@ class Saver:
         started = time.perf_counter()
         state = self._state.capture()
         capture = Capture({**state.files, **files}, {**state.frozen, **_may_be_same(files)}, state.meta)
-        waits = not self._room.holds(self._state.shared)
+        copies = memory.HOST.claim(state.shared, self._tell_of_memory)
         taken = time.perf_counter() - started
-        return Snapshot(progress, capture, metrics, score, mode, meta, final, once, taken, waits)
+        return Snapshot(progress, capture, metrics, score, mode, meta, final, once, taken, copies)
 
     def submit(self, snapshot: Snapshot, *, must: bool = False) -> None:
         """Have it written in the background; `must`: no later one may take its place. Raises StorageError if the disk refuses for good."""
@@ -174,8 +181,7 @@ class Saver:
         self._last_step = snapshot.progress.step
         self._writer.submit(snapshot, must=must, once=snapshot.once)
         self._overhead.begin()
-        if snapshot.waits:
-            self._writer.wait_for_attempt()
+        self.pinned = self.pinned or snapshot.copies is None
 
     def tell(self) -> None:
         """Warn, on the training thread, of what went wrong on the writer's."""
@@ -184,6 +190,11 @@ class Saver:
         for text in found:
             warnings.warn(text, stacklevel=3)
         self._writer.raise_if_broken()
+
+    def unpin(self) -> None:
+        """Wait until what is pinned is durable, or the disk has refused it."""
+        self._writer.wait_for_attempt()
+        self.pinned = False
 
     def wait(self, deadline: float | None = None) -> bool:
         """Wait until everything submitted is durable; False if the deadline (monotonic) came first or the disk refuses it for good."""
@@ -229,6 +240,11 @@ class Saver:
         except CommitCancelled:
             self._heartbeat.saved(None)
             return
+        except Exception as error:
+            if snapshot.once:  # it is not tried again, and nothing of it shall be copied meanwhile
+                snapshot.capture.let_go()
+                _forget_frames(error)
+            raise
         self._line.sequence += 1
         if is_best:
             self._line.best = snapshot.score
@@ -239,7 +255,7 @@ class Saver:
         self._journal.append(
             "saved", **_position(snapshot.progress), final=snapshot.final, best=is_best, nbytes=written.nbytes,
             seconds=round(seconds, 6), capture_seconds=round(snapshot.captured, 6), sequence=written.sequence,
-            metrics=_told(snapshot.metrics), waited=snapshot.waits, **self._tune(),
+            metrics=_told(snapshot.metrics), waited=snapshot.copies is None, **self._tune(),
         )  # fmt: skip
         self._tidy(written)
 
@@ -281,9 +297,21 @@ class Saver:
         self._journal.append("save_failed", error=str(error), failures=failures)
         self._warn(f"A checkpoint could not be saved (failure {failures} in a row, training goes on): {error}")
 
+    def _tell_of_memory(self, text: str) -> None:
+        if not self._short:
+            self._short = True
+            self._warn(text)
+
     def _warn(self, text: str) -> None:
         with self._lock:
             self._warnings.append(text)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of what the functions held that an error has passed."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _may_be_same(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Frozen]:

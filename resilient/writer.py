@@ -52,6 +52,7 @@ class Writer(Generic[T]):
         self.owing = False
         self._closing = False
         self._failures = 0
+        self._pausing = False  # before the next attempt
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="resilient-writer", daemon=True)
         self._thread.start()
@@ -116,10 +117,9 @@ class Writer(Generic[T]):
             return not self._has_work and self._broken is None and not self.owing
 
     def wait_for_attempt(self) -> None:
-        """Wait until everything submitted is durable, or the disk has refused it once more."""
+        """Wait until everything submitted is durable, or the disk has refused it and nothing newer waits."""
         with self._changed:
-            before = self._failures
-            self._await(lambda: not self._has_work or self._failures > before, None)
+            self._await(lambda: not self._has_work or self._broken is not None or (self._pausing and self._waiting is None), None)
 
     def _await(self, over: Callable[[], bool], deadline: float | None) -> None:
         self.awaited = True
@@ -178,6 +178,8 @@ class Writer(Generic[T]):
                 self._broken = error
                 self._waiting = None
                 return False
+            self._pausing = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._closing or self._waiting is not None or self._hurry != hurried, pause)
+            self._pausing = False
             return not self._closing and self._waiting is None

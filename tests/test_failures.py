@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient.failures import lacked_memory, observed_failures
+from resilient.failures import observed_failures, peak_of_the_killed
 from resilient.journal import EVENTS, Journal, read
 from resilient.policy import Failures
 
@@ -61,21 +61,13 @@ def test_how_an_attempt_ended_decides_whether_it_was_a_failure(before, seen):
     assert observed_failures(journal(before + NOW)) == seen
 
 
-@pytest.mark.parametrize(
-    ("told", "lacked"),
-    [
-        ({"out_of_memory": True, "saving": True}, True),
-        ({"out_of_memory": True, "saving": False}, False),
-        ({"out_of_memory": False, "saving": True}, False),
-        ({"out_of_memory": True}, False),  # of an older version
-        ({"out_of_memory": 1, "saving": "yes"}, False),
-    ],
-)
-def test_memory_lacked_where_an_attempt_was_killed_for_it_while_a_save_was_under_way(told, lacked):
-    """In any attempt of which the events tell."""
-    assert lacked_memory([]) is False
-    assert lacked_memory([{"event": "saved", **told}]) is False
-    assert lacked_memory([{"event": "started"}, {"event": "exited", **told}, {"event": "exited", "out_of_memory": False}]) is lacked
+def test_the_most_that_a_killed_attempt_had_is_remembered():
+    """Of those that were killed for lack of memory, as far as their peak is known."""
+    died = {"event": "exited", "out_of_memory": True, "peak_rss": 7}
+    assert peak_of_the_killed([]) == 0
+    assert peak_of_the_killed([{**died, "event": "saved"}, {**died, "out_of_memory": False}, {**died, "out_of_memory": 1}]) == 0
+    assert peak_of_the_killed([{**died, "peak_rss": None}, {**died, "peak_rss": "8"}, {"event": "exited", "out_of_memory": True}]) == 0
+    assert peak_of_the_killed([{**died, "peak_rss": 5}, died, {**died, "peak_rss": 9, "out_of_memory": False}]) == 7
 
 
 def test_attempts_in_a_row_that_died_before_they_saved_are_counted_until_one_saves():

@@ -736,12 +736,16 @@ def test_a_stop_that_comes_while_training_waits_for_its_save_has_nothing_left_to
         return commit(self, manifest, *files, options=options)
 
     monkeypatch.setattr(Store, "commit", stopped)
-    monkeypatch.setattr(Room, "holds", lambda self, nbytes: False)
+    monkeypatch.setattr(Room, "claim", lambda self, nbytes, tell: None)
     monkeypatch.setattr(Heartbeat, "beat", watched)
     with pytest.raises(resilient.PreemptedError, match="its state is on disk"):
         train(tmp_path, save_every=1)
     assert sections[1:] == [Section.BETWEEN] * 3
-    assert {after for before, after in itertools.pairwise(beats) if before is Section.BETWEEN} == {Section.TRAINING}
+    assert {after for before, after in itertools.pairwise(beats) if before is Section.BETWEEN} == {
+        Section.STARTING,
+        Section.TRAINING,
+        Section.STOPPING,
+    }
     assert [event["step"] for event in events(tmp_path, "saved")] == [0, 1, 2, 3]
 
 

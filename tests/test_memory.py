@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from supervised import ROOT, events, run
 
 from resilient import memory
-from resilient.memory import Room, Usage, oom_kills
+from resilient.memory import Copies, Room, Usage, oom_kills
 
 MB = 10**6
 GB = 1000 * MB
@@ -67,6 +67,12 @@ LIMITED_V1 = {
     "sys/fs/cgroup/memory/old/memory.stat": "inactive_file 1\ntotal_active_file 1000000\ntotal_inactive_file 500000\n",
 }
 NO_STRICTER = {**LIMITED_V2, "sys/fs/cgroup/job/memory.max": "1024000001\n"}
+FULL_PARENT = {
+    **LIMITED_V2,
+    "sys/fs/cgroup/job/step/memory.max": "80000000\n",
+    "sys/fs/cgroup/job/step/memory.current": "10000000\n",
+}
+THROTTLED = {**LIMITED_V2, "sys/fs/cgroup/job/memory.high": "85000000\n"}
 
 
 @pytest.mark.parametrize(
@@ -76,10 +82,12 @@ NO_STRICTER = {**LIMITED_V2, "sys/fs/cgroup/job/memory.max": "1024000001\n"}
         (NO_STRICTER, 1_024_000_000, 614_400_000),
         (LIMITED_V2, 90_000_000, 15_000_000),
         (LIMITED_V1, 90_000_000, 31_500_000),
+        (FULL_PARENT, 80_000_000, 15_000_000),
+        (THROTTLED, 85_000_000, 10_000_000),
     ],
 )
-def test_what_is_free_is_what_the_strictest_limit_leaves_and_the_page_cache_gives_way(tmp_path, files, total, free):
-    """The machine, a group that allows more than there is, and groups of both versions."""
+def test_what_is_free_is_what_all_limits_leave_and_the_page_cache_gives_way(tmp_path, files, total, free):
+    """The machine, a group that allows more than there is, groups of both versions, one above that is full, and one that brakes."""
     write(tmp_path, files)
     assert memory.usage(tmp_path) == Usage(total, free, 204_800, 307_200)
 
@@ -99,13 +107,18 @@ def test_this_machine_tells():
 
 
 class Machine:
-    """Memory of a total size, of which training takes some, and an allocator that keeps what copies have taken until it is asked."""
+    """Memory of a total size, a training, and an allocator that keeps what copies have taken until it is asked to give it back.
+
+    Args:
+        training: bytes that it has between two steps; `step`: that it needs besides in one.
+    """
 
     def __init__(self, total: int, training: int, step: int = 0) -> None:
         self.total, self.training, self.step = total, training, step
         self.kept = self.given_back = 0
         self.peak = training
         self.told: list[str] = []
+        self.room = Room(self.look, self.give_back)
 
     def look(self) -> Usage:
         resident = self.training + self.kept
@@ -116,86 +129,111 @@ class Machine:
         self.kept = 0
         self.given_back += 1
 
-    def room(self, **options: bool) -> Room:
-        return Room(self.told.append, look=self.look, give_back=self.give_back, **options)
+    def save(self, nbytes: int) -> Copies | None:
+        return self.room.claim(nbytes, self.told.append)
 
-    def train_and_save(self, room: Room, nbytes: int) -> bool:
-        """Whether the save found room; a step needs `step` bytes more, which it returns, and after a yes it copies."""
-        holds = room.holds(nbytes)
-        self.kept = max(self.kept, nbytes if holds else 0)
+    def train(self, copied: int = 0) -> None:
+        """A step, which copies so many bytes and returns those that it needs itself."""
+        self.kept = max(self.kept, copied)
         self.peak = max(self.peak, self.training + self.kept + self.step)
         assert self.peak <= self.total
-        return holds
+
+    def save_and_train(self, nbytes: int) -> bool:
+        """Whether the save found room; if so, all of it is copied in the next step, and is on disk after that."""
+        copies = self.save(nbytes)
+        self.train(0 if copies is None else nbytes)
+        return copies is not None
 
 
 def test_where_memory_is_plenty_every_save_finds_room():
     """And nobody is told anything."""
     machine = Machine(20 * GB, training=2 * GB, step=GB)
-    room = machine.room()
-    assert [machine.train_and_save(room, GB) for _ in range(5)] == [True] * 5
+    assert [machine.save_and_train(GB) for _ in range(5)] == [True] * 5
     assert machine.told == [] and machine.given_back == 0
 
 
 def test_before_a_step_is_known_there_is_room_only_if_half_of_the_memory_stays_free():
     """Then what a step takes at its fullest is left to it. The first save is no reason to tell anybody."""
     machine = Machine(8 * GB, training=3 * GB, step=GB)
-    room = machine.room()
-    assert [machine.train_and_save(room, GB) for _ in range(3)] == [False, True, True]
+    assert [machine.save_and_train(GB) for _ in range(3)] == [False, True, True]
     assert machine.told == []
 
 
-def test_where_there_is_no_room_no_save_finds_any_and_that_is_told_once():
+def test_where_there_is_no_room_no_save_finds_any_and_that_is_told():
     """What a step takes beside what is resident between two of them counts."""
     machine = Machine(8 * GB, training=4 * GB, step=3 * GB)
-    room = machine.room()
-    assert [machine.train_and_save(room, GB) for _ in range(4)] == [False] * 4
-    assert machine.told == [
+    assert [machine.save_and_train(GB) for _ in range(3)] == [False] * 3
+    assert machine.told == 2 * [
         "Host memory has no room for a second copy of the 1.00 GB that training changes: training waits for what is saved. "
         "Give it more memory, or save less often, if that is too slow."
     ]
     assert machine.given_back == 0  # nothing of ours was there
+    assert machine.save(10 * MB)  # what is small always has room
 
 
 def test_what_earlier_copies_have_left_behind_is_given_back_where_it_is_missed():
     """A second copy fits, a third would not: neither what is kept nor the peak with it is what training needs."""
     machine = Machine(5 * GB, training=2 * GB)
-    room = machine.room()
-    assert [machine.train_and_save(room, GB) for _ in range(4)] == [False, True, True, True]
+    assert [machine.save_and_train(GB) for _ in range(4)] == [False, True, True, True]
     assert machine.given_back == 0
     machine.kept += GB
-    assert machine.train_and_save(room, GB) and machine.given_back == 1 and machine.told == []
+    assert machine.save_and_train(GB) and machine.given_back == 1 and machine.told == []
     machine.training += 2 * GB  # the program has grown
-    assert not machine.train_and_save(room, GB) and machine.given_back == 2 and len(machine.told) == 1
-    assert not machine.train_and_save(room, GB) and machine.given_back == 2
-    machine.training -= 2 * GB
-    assert machine.train_and_save(room, GB)
+    assert not machine.save_and_train(GB) and machine.given_back == 2 and len(machine.told) == 1
+    assert not machine.save_and_train(GB) and machine.given_back == 2
 
 
-def test_after_a_death_of_it_there_is_never_room_and_why_is_told():
-    """However much is free: it was not enough. What is small has room nevertheless."""
-    machine = Machine(20 * GB, training=GB)
-    room = machine.room(never=True)
-    assert room.holds(10 * MB) and machine.told == []
-    assert not room.holds(GB) and not room.holds(GB)
-    assert machine.told == [
-        "An earlier attempt was killed for lack of memory while a save was being written: training waits for what is saved. "
-        "Give it more memory, or save less often, if that is too slow."
-    ]
+def test_copies_of_what_is_not_written_yet_take_their_room():
+    """Also where they have not been made: they may be at any moment. What was written takes none."""
+    machine = Machine(5500 * MB, training=2 * GB, step=GB)
+    machine.save_and_train(GB)
+    first = machine.save(GB)
+    machine.train(GB)
+    assert first and machine.kept == GB
+    assert machine.save(GB) is None
+    del first
+    assert machine.save(GB)
+
+
+def test_a_peak_is_not_taken_for_copies_that_were_never_made():
+    """The first save found room, was on disk before the first step, and that step takes nearly everything."""
+    machine = Machine(8 * GB, training=1700 * MB, step=5900 * MB)
+    assert machine.save(GB)
+    machine.train()
+    assert machine.save(GB) is None
+    machine.train()
+    assert machine.save(GB) is None
+
+
+def test_what_an_attempt_had_that_died_of_it_is_no_room():
+    """However much is free now. With more memory than it had there is room again."""
+    tight, ample = Machine(9 * GB, training=GB), Machine(11 * GB, training=GB)
+    for machine in (tight, ample):
+        machine.room.remember(8 * GB)
+    assert [tight.save_and_train(GB) for _ in range(3)] == [False] * 3
+    assert [ample.save_and_train(GB) for _ in range(3)] == [False, True, True]
 
 
 def test_what_is_not_known_is_no_reason_to_wait():
     """A system that does not tell what is free."""
-    assert all(Room(pytest.fail, look=lambda: None).holds(GB) for _ in range(3))
+    room = Room(lambda: None)
+    assert all(room.claim(GB, pytest.fail) for _ in range(3))
 
 
-@given(total=st.integers(1, 100), training=st.integers(1, 100), step=st.integers(0, 50), nbytes=st.integers(1, 50), saves=st.integers(1, 6))
-def test_whatever_training_takes_copies_are_made_only_where_they_fit(total, training, step, nbytes, saves):
-    """`train_and_save` checks it, from the second save on; of a step that takes half of the memory the first can know nothing."""
-    machine = Machine(total * GB, training * GB, min(step, total // 2) * GB)
+@given(
+    total=st.integers(1, 100),
+    training=st.integers(1, 100),
+    step=st.integers(0, 50),
+    nbytes=st.integers(1, 50),
+    copied=st.lists(st.booleans(), min_size=1, max_size=6),
+)
+def test_whatever_training_takes_copies_are_made_only_where_they_fit(total, training, step, nbytes, copied):
+    """`train` checks it; some saves are on disk before a step writes. Of a step that takes more than half the first can know nothing."""
     assume(training + min(step, total // 2) <= total)  # or it would not train
-    room = machine.room()
-    for _ in range(saves):
-        machine.train_and_save(room, nbytes * GB)
+    machine = Machine(total * GB, training * GB, min(step, total // 2) * GB)
+    for some in copied:
+        copies = machine.save(nbytes * GB)
+        machine.train(nbytes * GB if some and copies else 0)
 
 
 def memory_group(name):
@@ -217,7 +255,6 @@ def test_a_real_out_of_memory_kill_is_told_from_other_kills(tmp_path):
     step = begin()
     train(step)
     if attempt == 1:
-        heartbeat.saving()
         hoard = bytearray(100 << 20)
         for at in range(0, len(hoard), 4096):
             hoard[at] = 1
@@ -229,7 +266,7 @@ def test_a_real_out_of_memory_kill_is_told_from_other_kills(tmp_path):
         group.rmdir()
     assert done.returncode == 0
     first = events(tmp_path, "exited")[0]
-    assert first["out_of_memory"] and first["saving"] and first["signal"] == "SIGKILL" and 20 << 20 < first["peak_rss"] < 70 << 20
+    assert first["out_of_memory"] and first["signal"] == "SIGKILL" and 20 << 20 < first["peak_rss"] < 70 << 20
     assert "attempt 1 was ended by SIGKILL for lack of memory (peak 0.0" in done.stderr
 
 

@@ -188,16 +188,16 @@ def test_where_memory_has_no_room_for_copies_training_waits_for_the_file(tmp_pat
         publish(*arguments)
 
     class Watch(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            seen.append((tmp_path / f"{batch + 1}.keras").exists())
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(batch == 0 or (tmp_path / f"{batch}.keras").exists())
 
     monkeypatch.setattr(published, "publish", slowly)
-    monkeypatch.setattr(Room, "holds", lambda self, nbytes: asked.append(nbytes))
+    monkeypatch.setattr(Room, "claim", lambda self, nbytes, tell: asked.append(nbytes))
     model = build()
     fit(model, ModelCheckpoint(tmp_path / "{batch}.keras", save_freq=1), Watch(), epochs=1)
-    weights = sum(weight.nbytes for weight in map(np.asarray, model.trainable_weights))
+    variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     assert seen == [True] * 4
-    assert set(asked) == {weights + sum(variable.numpy().nbytes for variable in model.optimizer.variables)}
+    assert set(asked) == {sum(variable.numpy().nbytes for variable in variables)}
 
 
 def test_the_writing_thread_leaves_the_processor_to_others(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 
 from benchmarks.ours import Resilient
 from benchmarks.workload import dense
-from resilient import memory, saver
+from resilient import saver
 from resilient.errors import StorageError
 from resilient.journal import Journal, read
+from resilient.memory import Room
 from resilient.policy import Auto, Backoff
 from resilient.store import Store
 
@@ -58,25 +60,55 @@ def test_what_makes_a_failed_save_good_does_not_put_off_the_next_one(tmp_path: P
     assert [info.step for info in Store(tmp_path).infos()] == [2]
 
 
-def test_where_copies_have_killed_an_attempt_training_waits_until_a_save_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Durable when `submit` returns, or refused by the disk: then training goes on, and what was lost is owed."""
-    real, errors = Store.commit, [StorageError("the disk is full")]
+class Full(Room):
+    """Host memory without room for copies."""
 
-    def commit(*arguments: Any, **options: Any) -> Any:
+    def claim(self, nbytes: int, tell: Any) -> None:
+        tell(f"No room for {nbytes} bytes.")
+
+
+def test_where_memory_has_no_room_for_copies_a_save_pins_the_training_until_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Durable, or refused by the disk. What was refused is held by nobody, so that the next step copies nothing; it is owed."""
+    real, errors, held = Store.commit, [StorageError("the disk is full")], []
+
+    def commit(self: Any, manifest: Any, files: Any, *rest: Any, **options: Any) -> Any:
+        tensors = [value for values in files.values() for value in values.values() if hasattr(value, "dtype")]
+        held.extend(map(weakref.ref, tensors))
         time.sleep(0.2)
         if errors:
-            raise errors.pop()
-        return real(*arguments, **options)
+            try:
+                raise OSError(errors[0])
+            except OSError as error:
+                raise errors.pop() from error
+        return real(self, manifest, files, *rest, **options)
 
     monkeypatch.setattr(Store, "commit", commit)
-    monkeypatch.setattr(memory, "_NEGLIGIBLE", 0)
-    Journal(tmp_path).append("exited", out_of_memory=True, saving=True)
+    monkeypatch.setattr(saver.memory, "HOST", Full())
     method = Resilient(dense(0.1, 8).model, tmp_path)
+    ours = method._saver
     method.save(1)
-    assert not method._saver.durable and errors == []
-    with pytest.warns(UserWarning, match="killed for lack of memory"), pytest.warns(UserWarning, match="could not be saved"):
-        method._saver.tell()
+    assert ours.pinned
+    ours.unpin()
+    assert not ours.pinned and ours.durable is None and errors == []
+    assert len(held) > 20 and not any(tensor() is not None for tensor in held)
+    with pytest.warns(UserWarning, match="No room for 126740"), pytest.warns(UserWarning, match="could not be saved"):
+        ours.tell()
     method.save(2)
+    ours.unpin()
     assert [info.step for info in Store(tmp_path).infos()] == [2]
+    ours.tell()  # nothing: it has been told
     method.close()
     assert [event["waited"] for event in read(tmp_path) if event["event"] == "saved"] == [True]
+
+
+def test_what_an_attempt_had_that_was_killed_for_lack_of_memory_is_taken_into_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its supervisor has written into the journal."""
+    remembered: list[int] = []
+    monkeypatch.setattr(Room, "remember", lambda self, peak: remembered.append(peak))
+    Journal(tmp_path).append("exited", out_of_memory=True, peak_rss=12345)
+    Resilient(dense(0.1, 8).model, tmp_path).close()
+    assert remembered == [12345]

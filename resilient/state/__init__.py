@@ -19,11 +19,15 @@ _MODEL_FILE, _OPTIMIZER_FILE, _STATE_FILE = "model.safetensors", "optimizer.safe
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """A snapshot: `files` (file name -> tensor name -> value), those of a file's tensors that are `frozen`, and `meta` (plain JSON)."""
+    """A snapshot: `files` (file name -> tensor name -> value), those of a file's tensors that are `frozen`, and `meta` (plain JSON).
+
+    `shared`: bytes of host memory that training may copy while it is held.
+    """
 
     files: Mapping[str, dict[str, Any]]
     frozen: Mapping[str, Frozen]
     meta: Mapping[str, Any]
+    shared: int = 0
 
     def let_go(self) -> None:
         """Hold the values no longer."""
@@ -56,12 +60,8 @@ class State:
         files = {_MODEL_FILE: taken["model"], _OPTIMIZER_FILE: taken["optimizer"], _STATE_FILE: arrays}
         untouched = {name: array for name, array in self._callbacks.untouched().items() if arrays.get(name) is array}
         parts = {_MODEL_FILE: weights, _STATE_FILE: self._untouched.find(untouched)}
-        return Capture(files, {name: part for name, part in parts.items() if part is not None}, meta)
-
-    @property
-    def shared(self) -> int:
-        """Bytes of host memory that training may copy while the last capture is held."""
-        return self._live.shared(self._framework)
+        shared = self._live.shared(self._framework, weights.names if weights else ())
+        return Capture(files, {name: part for name, part in parts.items() if part is not None}, meta, shared)
 
     @property
     def _frozen_weights(self) -> FrozenWeights:

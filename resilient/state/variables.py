@@ -54,7 +54,7 @@ class LiveVariables:
         self._listed: dict[str, list[Any]] = {}  # held, so that no other object can get the `id` of one of them
         self.groups: dict[str, Named] = {}
         self.all: tuple[Any, ...] = ()
-        self._counted: tuple[tuple[Any, ...], int] = (self.all, 0)
+        self._counted: tuple[tuple[Any, ...], tuple[str, ...], int] = (self.all, (), 0)
 
     def find(self) -> None:
         """Look again at what the model has."""
@@ -64,12 +64,13 @@ class LiveVariables:
         self._listed, self.groups = listed, variables_of(self._model)
         self.all = tuple(variable for named in self.groups.values() for variable in named.values())
 
-    def shared(self, framework: Backend) -> int:
-        """Bytes of host memory that snapshots share with training and that it writes into in every step: not what is frozen."""
-        if self._counted[0] is not self.all:
-            weights = [variable for variable in self.groups["model"].values() if getattr(variable, "trainable", True)]
-            self._counted = (self.all, framework.shared([*weights, *self.groups["optimizer"].values()]))
-        return self._counted[1]
+    def shared(self, framework: Backend, frozen: tuple[str, ...] = ()) -> int:
+        """Bytes of host memory that snapshots share with training and that it may write into: all but what is `frozen` of the model."""
+        if self._counted[0] is not self.all or self._counted[1] != frozen:
+            left_out = {id(self.groups["model"][name]) for name in frozen}
+            written = [variable for variable in self.all if id(variable) not in left_out]
+            self._counted = (self.all, frozen, framework.shared(written))
+        return self._counted[2]
 
     def snapshot(self, framework: Backend) -> dict[str, dict[str, Any]]:
         """The present values in their groups; they stay what they are now."""

@@ -93,7 +93,6 @@ def end_of(child: Child, ended: Exit, ending: Ending, reason: str, seconds: floa
         "seconds": round(seconds, 3),
         "verdict": ending.verdict.value,
         "out_of_memory": ending.out_of_memory,
-        "saving": child.page.saves().saving,
         "progressed": ending.progressed,
     }
 
