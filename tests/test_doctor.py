@@ -310,6 +310,18 @@ def test_the_memory_limit_is_the_strictest_of_the_groups_above(tmp_path):
     assert machine.memory(3900, tmp_path).level is Level.WARNING and machine.memory(3000, tmp_path).level is Level.OK
 
 
+def test_doctor_says_that_training_waits_for_its_saves_where_memory_is_short(tmp_path):
+    """Of the last ones, not of one at the beginning."""
+    diary = Journal(tmp_path)
+    diary.append("started", pid=1, run_id="r", fresh=True)
+    for step, waited in enumerate([True, False, *[True] * 20]):
+        diary.append("saved", step=step, epoch=0, batch=step, nbytes=9, seconds=0.1, waited=waited)
+        (item,) = (item for item in examine(tmp_path) if item.name == "memory") if step in (0, 1, 2, 21) else (None,)
+        if item is not None:
+            assert ("training waits for each" in item.text) is (step in (0, 21))
+            assert item.level is (Level.WARNING if step in (0, 21) else Level.OK)
+
+
 def test_other_versions_than_those_of_the_run_are_a_warning():
     """Its bits may change."""
     assert [item.level for item in machine.versions({"python": "3.1.0"})] == [Level.OK, Level.WARNING]

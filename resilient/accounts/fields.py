@@ -72,6 +72,7 @@ def save(event: Event) -> Save:
         batch=whole(event, "batch") or 0,
         final=event.get("final") is True,
         best=event.get("best") is True,
+        waited=event.get("waited") is True,
         nbytes=whole(event, "nbytes") or 0,
         seconds=_first([real(event, "seconds"), 0.0]),
         stall=_first([real(event, "training_seconds"), real(event, "capture_seconds"), 0.0]),

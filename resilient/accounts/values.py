@@ -35,6 +35,7 @@ class Save:
         best: by the monitored metric, when it was written.
         nbytes: its size.
         seconds: from the beginning of the writing until it was durable. Training goes on meanwhile, but for a final one.
+        waited: training waited for it, because memory had no room for copies.
         stall: seconds by which training takes longer because of it, as measured in the run; the capture alone where that is not known.
         metrics: what the run had logged at that moment, NaN and infinities too; {} in journals of older versions.
     """
@@ -45,6 +46,7 @@ class Save:
     batch: int
     final: bool
     best: bool
+    waited: bool
     nbytes: int
     seconds: float
     stall: float

@@ -45,7 +45,7 @@ def examine(directory: Path, grace: float | None = None, environ: Mapping[str, s
         yield from run.journal(directory, seen)
     yield from machine.notices(environ)
     yield from machine.schedulers(environ, seconds)
-    yield machine.memory(_peak(seen))
+    yield machine.memory(_peak(seen), waited=_last_waited(seen))
     yield from machine.versions(_trained_with(seen))
 
 
@@ -99,6 +99,12 @@ def _peak(seen: Observation | None) -> int | None:
     known = [attempt.peak_rss for attempt in seen.run.attempts if attempt.peak_rss is not None]
     live = seen.facts.live
     return max([*known, *([live.rss] if live is not None and live.rss is not None else [])], default=None)
+
+
+def _last_waited(seen: Observation | None) -> bool:
+    """Whether training had to wait for the last saves, for lack of memory."""
+    saves = seen.run.saves[-_SAVES:] if seen is not None and seen.run is not None else []
+    return bool(saves) and all(save.waited for save in saves)
 
 
 def _trained_with(seen: Observation | None) -> Mapping[str, object] | None:

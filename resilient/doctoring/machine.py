@@ -118,13 +118,23 @@ def _timeout_of(unit: str) -> float | None:
     return sum(int(number) * units[name] for number, name in parts) if parts else None
 
 
-def memory(peak: int | None, root: Path = _ROOT) -> Item:
-    """The limit against the most that the run has used; `peak`: bytes, None where it is not known."""
+def memory(peak: int | None, root: Path = _ROOT, *, waited: bool = False) -> Item:
+    """The limit against the most that the run has used.
+
+    Args:
+        peak: bytes, None where it is not known.
+        root: where /proc and /sys are.
+        waited: the last saves found no room for copies.
+    """
     limit, whose = host.limit(root), "the limit of its cgroup"
     total = psutil.virtual_memory().total
     if limit is None or limit >= total:
         limit, whose = total, "all that the machine has"
     text = f"{size(limit)} ({whose})"
+    if waited:
+        used = f"{size(peak)} at most so far, of " if peak is not None else ""
+        text = f"{used}{text}: no room for copies beside a save, so training waits for each."
+        return warning("memory", text, "Give it more, or save less often, see docs/promises.md.")
     if peak is None:
         return ok("memory", f"{text}; what the run needs is known after a supervised attempt.")
     text = f"{size(peak)} at most so far, of {text}."
