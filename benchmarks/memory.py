@@ -89,8 +89,7 @@ def _group(most: int) -> MemoryGroup:
 
 def _lives(scale: Scale, method: str, directory: Path, most: int) -> bool:
     """Whether a process that may have so many bytes trains to the end."""
-    group = _group(most)
-    child = _start(scale, method, directory)
+    child, group = _start(scale, method, directory), _group(most)
     group.take(child.process.pid)
     lives = any(mark["mark"] == "end" for mark in child.marks())
     while not group.close():
