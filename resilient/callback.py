@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from resilient import keras_private
+from resilient import keras_private, memory
 from resilient.data import EpochPlan, Input, Phase, replays_heard_by
 from resilient.errors import ConfigurationError
 from resilient.heartbeat import Heartbeat, Section
@@ -351,6 +351,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
                     data.restore(resume.position(name))
         # The generators come last: finding the data's position may draw from them.
         self._live_state.apply(resume.tensors, resume.meta, resume.frozen)
+        memory.HOST.after_restoring()
         self._model.stop_training = resume.stopped
         self._on_restored()
 

@@ -116,7 +116,7 @@ class Room:
         self._look = look
         self._give_back = give_back
         self._alive: weakref.WeakSet[Copies] = weakref.WeakSet()
-        self._asked = self._blind = False
+        self._asked = self._told = self._blind = False
         self._kept = False  # the C library may have kept memory of copies
         self._training = self._copies = 0  # bytes: resident at the most without copies, and what these may have taken of the peak
 
@@ -124,22 +124,29 @@ class Room:
         """An attempt that had so many bytes at its fullest was killed for lack of memory."""
         self._training = max(self._training, peak)
 
+    def after_restoring(self) -> None:
+        """Where memory is short, give back what building a model and restoring it have left behind, before training takes more."""
+        found = self._look()
+        if found is not None and found.free < found.total // 2:
+            self._give_back()
+
     def claim(self, nbytes: int, tell: Callable[[str], None]) -> Copies | None:
         """Asked before each save.
 
         Args:
             nbytes: of what training will write into.
-            tell: called with a sentence for people where memory is too short.
+            tell: called with a sentence for people the first time that memory is too short, but for the very first save.
 
         Returns:
             None where training has to wait until the save is written.
         """
         known, copies = self._asked, Copies(int(_SPREAD * nbytes))
         if nbytes >= _NEGLIGIBLE and not self._has_room(copies.nbytes):
-            if known:
+            if known and not self._told:
+                self._told = True
                 tell(
-                    f"Host memory has no room for a second copy of the {size(nbytes)} that training changes: training waits for what is "
-                    "saved. Give it more memory, or save less often, if that is too slow."
+                    f"Host memory has no room for a second copy of the {size(nbytes)} that training changes: where that is so, training "
+                    "waits for the save. Give it more memory, or save less often, if that is too slow."
                 )
             return None
         self._alive.add(copies)

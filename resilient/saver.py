@@ -114,7 +114,6 @@ class Saver:
         self._warnings: list[str] = []
         self._lock = threading.Lock()
         memory.HOST.remember(peak_of_the_killed(past))
-        self._short = False  # of memory, and that has been told
         self.pinned = False
         self._writer: Writer[Snapshot] = Writer(self._commit, self._failed, Backoff())
 
@@ -168,7 +167,7 @@ class Saver:
         started = time.perf_counter()
         state = self._state.capture()
         capture = Capture({**state.files, **files}, {**state.frozen, **_may_be_same(files)}, state.meta)
-        copies = memory.HOST.claim(state.shared, self._tell_of_memory)
+        copies = memory.HOST.claim(state.shared, self._warn)
         taken = time.perf_counter() - started
         return Snapshot(progress, capture, metrics, score, mode, meta, final, once, taken, copies)
 
@@ -296,11 +295,6 @@ class Saver:
         self._heartbeat.saved(None)
         self._journal.append("save_failed", error=str(error), failures=failures)
         self._warn(f"A checkpoint could not be saved (failure {failures} in a row, training goes on): {error}")
-
-    def _tell_of_memory(self, text: str) -> None:
-        if not self._short:
-            self._short = True
-            self._warn(text)
 
     def _warn(self, text: str) -> None:
         with self._lock:

@@ -318,7 +318,7 @@ def test_doctor_says_that_training_waits_for_its_saves_where_memory_is_short(tmp
         diary.append("saved", step=step, epoch=0, batch=step, nbytes=9, seconds=0.1, waited=waited)
         (item,) = (item for item in examine(tmp_path) if item.name == "memory") if step in (0, 1, 2, 21) else (None,)
         if item is not None:
-            assert ("training waits for each" in item.text) is (step in (0, 21))
+            assert ("training waited for each" in item.text) is (step in (0, 21))
             assert item.level is (Level.WARNING if step in (0, 21) else Level.OK)
 
 

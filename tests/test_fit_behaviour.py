@@ -713,6 +713,19 @@ def test_only_a_save_that_a_stop_waits_for_is_written_in_haste(tmp_path: Path, m
     assert haste == {0: False, 2: True}
 
 
+def test_memory_that_restoring_leaves_behind_is_given_back_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that fits into its container would else be killed when it goes on. A fresh one has restored nothing."""
+    from resilient.memory import Room
+
+    asked: list[Room] = []
+    monkeypatch.setattr(Room, "after_restoring", asked.append)
+    with pytest.raises(resilient.PreemptedError):
+        train(tmp_path, callbacks=[StopAt("on_train_batch_end", 2)])
+    assert len(asked) == 0
+    train(tmp_path, callbacks=[StopAt("on_train_batch_end", 999)])
+    assert len(asked) == 1
+
+
 def test_a_stop_that_comes_while_training_waits_for_its_save_has_nothing_left_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,8 +163,8 @@ def test_where_there_is_no_room_no_save_finds_any_and_that_is_told():
     """What a step takes beside what is resident between two of them counts."""
     machine = Machine(8 * GB, training=4 * GB, step=3 * GB)
     assert [machine.save_and_train(GB) for _ in range(3)] == [False] * 3
-    assert machine.told == 2 * [
-        "Host memory has no room for a second copy of the 1.00 GB that training changes: training waits for what is saved. "
+    assert machine.told == [
+        "Host memory has no room for a second copy of the 1.00 GB that training changes: where that is so, training waits for the save. "
         "Give it more memory, or save less often, if that is too slow."
     ]
     assert machine.given_back == 0  # nothing of ours was there
@@ -181,6 +181,15 @@ def test_what_earlier_copies_have_left_behind_is_given_back_where_it_is_missed()
     machine.training += 2 * GB  # the program has grown
     assert not machine.save_and_train(GB) and machine.given_back == 2 and len(machine.told) == 1
     assert not machine.save_and_train(GB) and machine.given_back == 2
+
+
+def test_what_restoring_has_left_behind_is_given_back_where_memory_is_short():
+    """Less than half of it free."""
+    ample, tight = Machine(6 * GB, training=3 * GB), Machine(5 * GB, training=3 * GB)
+    ample.room.after_restoring()
+    tight.room.after_restoring()
+    assert (ample.given_back, tight.given_back) == (0, 1)
+    Room(lambda: None, pytest.fail).after_restoring()
 
 
 def test_copies_of_what_is_not_written_yet_take_their_room():

@@ -64,7 +64,9 @@ class Full(Room):
     """Host memory without room for copies."""
 
     def claim(self, nbytes: int, tell: Any) -> None:
-        tell(f"No room for {nbytes} bytes.")
+        if not self._told:
+            tell(f"No room for {nbytes} bytes.")
+        self._told = True
 
 
 def test_where_memory_has_no_room_for_copies_a_save_pins_the_training_until_it_is_over(
@@ -98,7 +100,6 @@ def test_where_memory_has_no_room_for_copies_a_save_pins_the_training_until_it_i
     method.save(2)
     ours.unpin()
     assert [info.step for info in Store(tmp_path).infos()] == [2]
-    ours.tell()  # nothing: it has been told
     method.close()
     assert [event["waited"] for event in read(tmp_path) if event["event"] == "saved"] == [True]
 

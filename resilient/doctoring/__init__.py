@@ -102,9 +102,9 @@ def _peak(seen: Observation | None) -> int | None:
 
 
 def _last_waited(seen: Observation | None) -> bool:
-    """Whether training had to wait for the last saves, for lack of memory."""
+    """Whether training, which is not over, had to wait for the last saves, for lack of memory."""
     saves = seen.run.saves[-_SAVES:] if seen is not None and seen.run is not None else []
-    return bool(saves) and all(save.waited for save in saves)
+    return bool(saves) and not saves[-1].final and all(save.waited for save in saves)
 
 
 def _trained_with(seen: Observation | None) -> Mapping[str, object] | None:

@@ -132,8 +132,7 @@ def memory(peak: int | None, root: Path = _ROOT, *, waited: bool = False) -> Ite
         limit, whose = total, "all that the machine has"
     text = f"{size(limit)} ({whose})"
     if waited:
-        used = f"{size(peak)} at most so far, of " if peak is not None else ""
-        text = f"{used}{text}: no room for copies beside a save, so training waits for each."
+        text += "; where the run has trained, there was no room for copies beside a save, and training waited for each of the last."
         return warning("memory", text, "Give it more, or save less often, see docs/promises.md.")
     if peak is None:
         return ok("memory", f"{text}; what the run needs is known after a supervised attempt.")
