@@ -718,7 +718,7 @@ def test_memory_that_restoring_leaves_behind_is_given_back_before_training(tmp_p
     from resilient.memory import Room
 
     asked: list[Room] = []
-    monkeypatch.setattr(Room, "after_restoring", asked.append)
+    monkeypatch.setattr(Room, "after_restoring", lambda self: asked.append(self))
     with pytest.raises(resilient.PreemptedError):
         train(tmp_path, callbacks=[StopAt("on_train_batch_end", 2)])
     assert len(asked) == 0
