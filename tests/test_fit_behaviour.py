@@ -717,8 +717,8 @@ def test_memory_that_restoring_leaves_behind_is_given_back_before_training(tmp_p
     """A run that fits into its container would else be killed when it goes on. A fresh one has restored nothing."""
     from resilient.memory import Room
 
-    asked: list[Room] = []
-    monkeypatch.setattr(Room, "after_restoring", lambda self: asked.append(self))
+    asked: list[int] = []
+    monkeypatch.setattr(Room, "after_restoring", lambda self: asked.append(1))
     with pytest.raises(resilient.PreemptedError):
         train(tmp_path, callbacks=[StopAt("on_train_batch_end", 2)])
     assert len(asked) == 0
