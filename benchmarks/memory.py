@@ -10,15 +10,13 @@ where it allows nothing but the 64 MB: it ends, or is killed.
 from __future__ import annotations
 
 import dataclasses
-import os
-import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
 from benchmarks.child import Child
 from benchmarks.tables import Bar, Table, digits, megabytes
-from chaos.supervised.life import MemoryGroup
+from chaos.faults import memory
 
 _MARGIN = 64_000_000
 _LIMITS = {"64 MB": 0, "one state and 64 MB": 1}  # what is allowed beyond training without saving, and how many states that has in it
@@ -51,7 +49,7 @@ def measure(scale: Scale, directory: Path) -> dict[str, Any]:
     alone = ends["nothing"]
     rows = [{"method": name, "peak": end["peak"], "more": end["peak"] - alone["peak"]} for name, end in ends.items()]
     limited: list[dict[str, Any]] = []
-    if scale.limited and _has_limits():
+    if scale.limited and memory.has_groups():
         for number, name in enumerate(here):
             lives = {
                 allowed: _lives(scale, name, directory / f"limited-{number}-{states}", alone["own"] + states * alone["state"] + _MARGIN)
@@ -76,24 +74,12 @@ def _end(scale: Scale, method: str, directory: Path) -> dict[str, int]:
     return end
 
 
-def _has_limits() -> bool:
-    try:
-        return _group(2**30).close()
-    except OSError:
-        return False
-
-
-def _group(most: int) -> MemoryGroup:
-    return MemoryGroup(f"benchmark-{os.getpid()}-{time.monotonic_ns()}", most)
-
-
 def _lives(scale: Scale, method: str, directory: Path, most: int) -> bool:
     """Whether a process that may have so many bytes trains to the end."""
-    child, group = _start(scale, method, directory), _group(most)
+    child, group = _start(scale, method, directory), memory.Group(most)
     group.take(child.process.pid)
     lives = any(mark["mark"] == "end" for mark in child.marks())
-    while not group.close():
-        time.sleep(0.01)
+    group.close(within=60)
     return lives
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from supervised import ROOT, events, run
 
+from chaos.faults.memory import Group, has_groups
 from resilient import memory
 from resilient.memory import Copies, Room, Usage, oom_kills
 
@@ -245,21 +247,19 @@ def test_whatever_training_takes_copies_are_made_only_where_they_fit(total, trai
         machine.train(nbytes * GB if some and copies else 0)
 
 
-def memory_group(name):
-    """A memory cgroup (version 1) of 64 MB below our own; skips where the machine has none to give."""
-    own = next((line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines() if ":memory:" in line), None)
-    group = Path(f"/sys/fs/cgroup/memory{own}/{name}")
-    try:
-        group.mkdir()
-        (group / "memory.limit_in_bytes").write_text(str(64 << 20))
-    except OSError as error:
-        pytest.skip(f"no memory cgroup of our own: {error}")
-    return group
+@pytest.fixture
+def group() -> Iterator[Group]:
+    """A memory cgroup of our own, without a limit."""
+    if not has_groups():
+        pytest.skip("no memory cgroup can be made here")
+    found = Group()
+    yield found
+    assert found.close(within=10)
 
 
-def test_a_real_out_of_memory_kill_is_told_from_other_kills(tmp_path):
+def test_a_real_out_of_memory_kill_is_told_from_other_kills(tmp_path, group):
     """The kernel kills the program at a limit of 64 MB; the journal says so, with the peak, and that it was no plain SIGKILL."""
-    group = memory_group(f"resilient-test-{os.getpid()}")
+    group.limit(64 << 20)
     body = """
     step = begin()
     train(step)
@@ -269,10 +269,7 @@ def test_a_real_out_of_memory_kill_is_told_from_other_kills(tmp_path):
             hoard[at] = 1
     end()
     """
-    try:
-        done = run(tmp_path, body, preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())))
-    finally:
-        group.rmdir()
+    done = run(tmp_path, body, preexec_fn=lambda: group.take(os.getpid()))
     assert done.returncode == 0
     first = events(tmp_path, "exited")[0]
     assert first["out_of_memory"] and first["signal"] == "SIGKILL" and 20 << 20 < first["peak_rss"] < 70 << 20
@@ -280,7 +277,7 @@ def test_a_real_out_of_memory_kill_is_told_from_other_kills(tmp_path):
 
 
 TRAINING = """
-import os, sys, time
+import os, signal, sys, time
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras, numpy as np
 import resilient
@@ -296,40 +293,44 @@ keras.utils.set_random_seed(0)
 model = keras.Sequential([keras.Input((2048,)), *[keras.layers.Dense(2048) for _ in range(4)]])
 model.compile("adam", "mse", jit_compile=False)
 data = dict(x=np.ones((96, 2048), "float32"), y=np.zeros((96, 2048), "float32"), batch_size=8, shuffle=False, verbose=0)
-if sys.argv[1] == "plain":
+how = sys.argv[1]
+class Killed(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if how == "killed" and batch == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if how == "plain":
     history = model.fit(**data)
 else:
-    history = resilient.fit(model, **data, directory="run", monitor="loss", save_every=4)
+    history = resilient.fit(model, **data, callbacks=[Killed()], directory="run", monitor="loss", save_every=4)
 anonymous = next(line for line in open("/proc/self/status") if line.startswith("RssAnon"))
 print("RESULT", anonymous.split()[1], history.history["loss"])
 """
 
 
-@pytest.fixture
-def group() -> Iterator[Path]:
-    """A memory cgroup of our own, without a limit."""
-    found = memory_group(f"resilient-test-{os.getpid()}")
-    (found / "memory.limit_in_bytes").write_text("-1")
-    yield found
-    found.rmdir()
-
-
-def train(directory: Path, group: Path, how: str) -> tuple[int, str, str]:
-    """`TRAINING` in that group: bytes in its memory at the end, the history, and what it has told."""
-    done = subprocess.run(
+def train(directory: Path, group: Group, how: str) -> subprocess.CompletedProcess[str]:
+    """`TRAINING` in that group."""
+    return subprocess.run(
         [sys.executable, "-c", TRAINING, how], cwd=directory, env={**os.environ, "PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": ""},
-        capture_output=True, text=True, check=False, preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())),
+        capture_output=True, text=True, check=False, preexec_fn=lambda: group.take(os.getpid()),
     )  # fmt: skip
+
+
+def result(done: subprocess.CompletedProcess[str]) -> tuple[int, str]:
+    """Of a training that ended: bytes in its memory then, and the losses."""
     assert done.returncode == 0, done.stderr
-    _, kilobytes, history = next(line for line in done.stdout.splitlines() if line.startswith("RESULT")).split(maxsplit=2)
-    return 1024 * int(kilobytes), history, done.stderr
+    _, kilobytes, losses = next(line for line in done.stdout.splitlines() if line.startswith("RESULT")).split(maxsplit=2)
+    return 1024 * int(kilobytes), losses
 
 
-def test_a_training_lives_in_memory_that_has_no_room_for_a_second_copy_of_its_state(tmp_path: Path, group: Path) -> None:
-    """Half of a copy more than it needs without saving: it waits for its saves and ends as if it had not. Copies would kill it."""
-    plain, losses, _ = train(tmp_path, group, "plain")
-    (group / "memory.limit_in_bytes").write_text(str(plain + 100 * MB))
-    _, history, told = train(tmp_path, group, "resilient")
-    assert history == losses
-    assert "no room for a second copy of the 201 MB that training changes" in told
+def test_a_training_lives_and_is_resumed_in_memory_that_has_no_room_for_a_second_copy_of_its_state(tmp_path: Path, group: Group) -> None:
+    """Half of a copy more than it needs without saving: it waits for its saves, and what restoring takes is given back before the first."""
+    plain, losses = result(train(tmp_path, group, "plain"))
+    group.limit(plain + 100 * MB)
+    killed = train(tmp_path, group, "killed")
+    assert killed.returncode == -signal.SIGKILL and not group.kills()  # by itself, not by the kernel
+    resumed = train(tmp_path, group, "resumed")
+    assert result(resumed)[1] == losses
+    assert [event["step"] for event in events(tmp_path, "restored")] == [4]
+    assert "no room for a second copy of the 201 MB that training changes" in resumed.stderr
     assert [event["waited"] for event in events(tmp_path, "saved")] == [True] * 5

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import resource
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_OWN = re.compile(r"^\d+:(?:\w+,)*memory(?:,\w+)*:(/.*)$", re.MULTILINE)  # of version 1, in /proc/self/cgroup
+_UNLIMITED = {"memory.limit_in_bytes": "-1", "memory.max": "max"}
 
 
 @contextlib.contextmanager
@@ -28,45 +33,66 @@ def mapped(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def cgroups_writable() -> bool:
-    """Whether groups with a limit of memory can be made here: version 2, and the right to do it."""
-    control = _CGROUPS / "cgroup.subtree_control"
-    try:
-        return "memory" in control.read_text().split() and _probe()
-    except OSError:
-        return False
+class Group:
+    """A memory cgroup of our own, of the version that the machine has: the kernel kills whoever takes more than the limit.
 
+    Version 1 is made below the group of this process; version 2, where a group with processes cannot have limited ones below it,
+    at the root that this process sees.
 
-def _probe() -> bool:
-    with killing(2**30):
-        return True
-
-
-@contextlib.contextmanager
-def killing(most: int) -> Iterator[Path]:
-    """A group whose processes the kernel kills when they use more than `most` bytes together; gives its directory, for `join`.
+    Args:
+        limit: bytes that its processes may have together, None for no limit.
 
     Raises:
-        OSError: no groups can be made here.
+        OSError: none can be made here.
     """
-    group = _CGROUPS / f"chaos-{uuid.uuid4().hex}"
-    group.mkdir()
+
+    def __init__(self, limit: int | None = None) -> None:
+        own = _OWN.search(Path("/proc/self/cgroup").read_text())
+        above = _CGROUPS / "memory" / own[1].lstrip("/") if own else _CGROUPS
+        self._limit, self._events = ("memory.limit_in_bytes", "memory.oom_control") if own else ("memory.max", "memory.events")
+        if not own and "memory" not in (_CGROUPS / "cgroup.subtree_control").read_text().split():
+            raise OSError("memory is not limited by the groups of this machine")
+        self._path = above / f"resilient-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._path.mkdir()
+        with contextlib.suppress(OSError):  # a kernel without swap accounting, or version 1, where swap has a limit only beside memory's
+            (self._path / "memory.swap.max").write_text("0")
+        self.limit(limit)
+
+    def limit(self, nbytes: int | None) -> None:
+        """From now on another one."""
+        (self._path / self._limit).write_text(_UNLIMITED[self._limit] if nbytes is None else str(nbytes))
+
+    def take(self, pid: int) -> None:
+        """That process, if it still lives, and what it starts from now on."""
+        with contextlib.suppress(ProcessLookupError):
+            (self._path / "cgroup.procs").write_text(str(pid))
+
+    def members(self) -> list[int]:
+        """Pids of all that run in it."""
+        return [int(line) for line in (self._path / "cgroup.procs").read_text().split()]
+
+    def kills(self) -> int:
+        """How many of its processes the kernel has killed so far."""
+        counts = dict(line.split() for line in (self._path / self._events).read_text().splitlines())
+        return int(counts.get("oom_kill", 0))
+
+    def close(self, within: float = 0.0) -> bool:
+        """Remove it; False if the kernel is not done, after that many seconds, with what has run in it."""
+        end = time.monotonic() + within
+        while True:
+            try:
+                self._path.rmdir()
+            except OSError:
+                if time.monotonic() >= end:
+                    return False
+                time.sleep(0.01)
+            else:
+                return True
+
+
+def has_groups() -> bool:
+    """Whether a `Group` can be made here."""
     try:
-        (group / "memory.max").write_text(str(most))
-        with contextlib.suppress(OSError):  # a kernel without swap accounting
-            (group / "memory.swap.max").write_text("0")
-        yield group
-    finally:
-        with contextlib.suppress(OSError):
-            group.rmdir()
-
-
-def join(group: Path, pid: int) -> None:
-    """Puts a process into the group."""
-    (group / "cgroup.procs").write_text(str(pid))
-
-
-def kills(group: Path) -> int:
-    """How many processes of the group the kernel has killed so far."""
-    events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
-    return int(events.get("oom_kill", 0))
+        return Group(2**30).close()
+    except OSError:
+        return False

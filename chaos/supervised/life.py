@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from chaos.faults.memory import Group
 from chaos.rounds import Place
 
 _BEGINS = re.compile(rb"^resilient: attempt (\d+) begins \(pid (\d+),", re.MULTILINE)
-_OWN_GROUP = re.compile(r"^\d+:memory:(.*)$", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Life:
         group: what it and all below it are limited by, None for nothing.
     """
 
-    def __init__(self, options: Sequence[str], program: Sequence[str], place: Place, group: MemoryGroup | None) -> None:
+    def __init__(self, options: Sequence[str], program: Sequence[str], place: Place, group: Group | None) -> None:
         self._output = place.output
         with self._output.open("ab") as stream:
             self._from = stream.tell()
@@ -70,39 +70,6 @@ class Life:
     def send(self, number: signal.Signals) -> None:
         """Signal to the supervisor alone."""
         self.process.send_signal(number)
-
-
-class MemoryGroup:
-    """A memory cgroup (version 1) of our own, in which the kernel kills whoever hoards.
-
-    Raises:
-        OSError: there is none to be had here.
-    """
-
-    def __init__(self, name: str, limit: int) -> None:
-        own = _OWN_GROUP.search(Path("/proc/self/cgroup").read_text())
-        if own is None:
-            raise OSError("this machine has no memory cgroup of version 1")
-        self._path = Path(f"/sys/fs/cgroup/memory{own[1]}") / name
-        self._path.mkdir()
-        (self._path / "memory.limit_in_bytes").write_text(str(limit))
-
-    def take(self, pid: int) -> None:
-        """That process, and what it starts from now on."""
-        with contextlib.suppress(ProcessLookupError):
-            (self._path / "cgroup.procs").write_text(str(pid))
-
-    def members(self) -> list[int]:
-        """Pids of all that run in it."""
-        return [int(line) for line in (self._path / "cgroup.procs").read_text().split()]
-
-    def close(self) -> bool:
-        """Remove it; False as long as the kernel is not done with what has run in it."""
-        try:
-            self._path.rmdir()
-        except OSError:
-            return False
-        return True
 
 
 def is_alive(pid: int) -> bool:

@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 
 from chaos import kill, oracle
+from chaos.faults import memory
 from chaos.rounds import Place, Reference, command, tail
-from chaos.supervised.life import Life, MemoryGroup, send, trainings
+from chaos.supervised.life import Life, send, trainings
 from chaos.supervised.sabotage import DEEDS, VIOLATIONS, is_worker, workers
 from chaos.supervised.scene import PATIENCE, Pace, Scene
 from chaos.supervised.story import Past, Story
@@ -108,7 +109,7 @@ class Round:
         self._program, self._place, self._style, self._pace = command(program, place), place, style, pace
         self._reference, self._deck, self._most = reference, deck, most
         place.root.mkdir(parents=True)
-        self._group = _group(f"storm-{place.root.parent.name}-{place.root.name}", pace.memory)
+        self._group = memory.Group(pace.memory) if memory.has_groups() else None
         self._scene = Scene(place, random.Random(seed), pace, reference, limited=self._group is not None)
         self._lives: list[Past] = []
         self._result = Result()
@@ -166,8 +167,8 @@ class Round:
         for pid in left:
             self._result.problems.append(f"an orphan: {pid}")
             send(pid, signal.SIGKILL)
-        while self._group is not None and not self._group.close() and time.monotonic() < end + _DYING:
-            time.sleep(0.01)
+        if self._group is not None:
+            self._group.close(within=_DYING)
 
     def _left(self) -> set[int]:
         """What still runs of all that this round has started, found in three ways."""
@@ -227,10 +228,3 @@ def _overlaps(trained: Sequence[oracle.Trained]) -> list[str]:
                 return [f"programs {batch.attempt} and {seen[-1]} trained at the same time"]
             seen.append(batch.attempt)
     return []
-
-
-def _group(name: str, limit: int) -> MemoryGroup | None:
-    try:
-        return MemoryGroup(name, limit)
-    except OSError:
-        return None
