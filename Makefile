@@ -40,8 +40,8 @@ check: $(STAMP)  ## lint and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-pytest: $(STAMP)  ## every test, two files at a time
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+pytest: $(STAMP)  ## every test, two at a time
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

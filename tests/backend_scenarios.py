@@ -1,7 +1,7 @@
-"""What the tests of one backend of Keras run in a process of their own: `python -m tests.backend_scenarios OUT OTHER`.
+"""What the tests of one backend of Keras run in a process of their own: `python -m tests.backend_scenarios OUT OTHER PROGRAM...`.
 
 KERAS_BACKEND says which. OUT is a directory to work in, `OUT/results.json` what came out. OTHER is the run directory "trained" of another
-backend's OUT, or "" where there is none.
+backend's OUT, or "" where there is none. PROGRAM is one of those that are stopped and have to end with the bits of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -117,15 +117,15 @@ PROGRAMS = {
     "schedule and accumulation": program(scheduled, stopping, sample_weight=WEIGHTS, shuffle="batch", steps_per_epoch=4, epochs=6),
     "mixed precision": program(mixed, shuffle=False, save_every=2, seed=11),
     "unbuilt, no validation": program(lambda: model(built=False), validation_data=None),
+    "several steps per execution": program(lambda: model(steps_per_execution=4), shuffle=False),
 }
-if BACKEND != "torch":  # Keras has it neither
-    PROGRAMS["several steps per execution"] = program(lambda: model(steps_per_execution=4), shuffle=False)
 
 
-def exactness(out: Path) -> dict[str, Any]:
-    """Digests of each program's end, undisturbed and stopped."""
+def exactness(out: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Digests of each of these programs' end, undisturbed and stopped."""
     found = {}
-    for name, run in PROGRAMS.items():
+    for name in names:
+        run = PROGRAMS[name]
         undisturbed, _ = run_until_done(run, out / name / "undisturbed", [])
         stopped, stops = run_until_done(run, out / name / "stopped", STOPS if name == "moving average" else FEWER_STOPS)
         found[name] = {"undisturbed": undisturbed, "stopped": stopped, "stops": stops}
@@ -302,9 +302,9 @@ def _numpy(value: Any) -> Any:
     return np.array(keras.ops.convert_to_numpy(value))
 
 
-def main(out: Path, other: str) -> None:
+def main(out: Path, other: str, *programs: str) -> None:
     results = {
-        "exactness": exactness(out),
+        "exactness": exactness(out, programs),
         "transparency": transparency(out),
         "snapshots": snapshots(out / "snapshots"),
         "careless snapshots": careless_snapshots(out / "careless") if BACKEND == "torch" else None,
@@ -320,4 +320,4 @@ def main(out: Path, other: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import resilient
 from tests.exactness import disturb, run_until_done
-from tests.test_fit_exact import VALIDATION, X, Y, built
+from tests.test_fit_exact import VALIDATION, X, Y, small
 
 STOPS = [
     ("on_train_batch_end", 3),
@@ -202,7 +202,7 @@ def torch_stateful() -> Any:
 
 
 def program(
-    make: Callable[[], Any], build: Callable[[], Any] = built, *, validation: Callable[[], Any] = lambda: VALIDATION, **arguments: Any
+    make: Callable[[], Any], build: Callable[[], Any] = small, *, validation: Callable[[], Any] = lambda: VALIDATION, **arguments: Any
 ) -> Any:
     def run(directory: Path, extra: Sequence[Any]) -> tuple[Any, Any]:
         keras.utils.set_random_seed(7)
@@ -218,7 +218,7 @@ def program(
 
 
 def loop() -> Any:
-    return built(steps_per_execution=4)
+    return small(steps_per_execution=4)
 
 
 STEPS = {"steps_per_epoch": 7}
@@ -237,7 +237,7 @@ PROGRAMS = {
     "dataset without end, several steps per execution": program(endless, loop, **STEPS),
     "dataset of unknown length, several steps per execution": program(filtered, loop),
     "dataset with class weights": program(in_order, class_weight={0: 1.0, 1: 2.0, 2: 0.5}),
-    "dataset, eager": program(shuffled, lambda: built(run_eagerly=True), epochs=3),
+    "dataset, eager": program(shuffled, lambda: small(run_eagerly=True), epochs=3),
     "PyDataset": program(Pairs),
     "PyDataset shuffled by fit": program(Pairs, shuffle=True),
     "PyDataset, threads": program(lambda: Pairs(workers=3)),
@@ -316,7 +316,7 @@ def test_an_uninterrupted_run_gives_what_model_fit_gives(name: str, tmp_path: Pa
     for fit in (keras.Model.fit, resilient.fit):
         keras.utils.set_random_seed(5)
         x, validation_data = make(), slices().shuffle(75, seed=2).batch(16)
-        model = built()
+        model = small()
         own = {} if fit is keras.Model.fit else {"directory": tmp_path / "run"}
         history = fit(model, x, **{"epochs": 3, "verbose": 0, "shuffle": False, "validation_data": validation_data, **arguments, **own})
         ends.append(([v.numpy().tobytes() for v in [*model.variables, *model.optimizer.variables]], history.history, history.epoch))

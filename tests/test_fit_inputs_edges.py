@@ -23,7 +23,7 @@ from resilient.data.progress import Replay
 from resilient.state import plain, rng
 from tests.cli_samples import cli
 from tests.exactness import digests, run_until_done
-from tests.test_fit_exact import X, Y, built
+from tests.test_fit_exact import X, Y, small
 from tests.test_fit_inputs import Noisy, Pairs, Reshuffled, batches, filtered, from_a_function, program, shuffled, slices
 
 
@@ -71,7 +71,7 @@ def test_a_run_that_dies_after_its_last_batch_leaves_the_dataset_as_the_training
 
     def train() -> Any:
         data = Reshuffled()
-        resilient.fit(built(), data, epochs=2, verbose=0, monitor="loss", directory=tmp_path)
+        resilient.fit(small(), data, epochs=2, verbose=0, monitor="loss", directory=tmp_path)
         return data.indices.tolist()
 
     def die(*_: Any) -> None:
@@ -146,7 +146,7 @@ def test_a_dataset_object_may_be_used_by_two_calls_of_one_run(tmp_path: Path) ->
         dataset = shuffled()
         for count in epochs:
             keras.utils.set_random_seed(7)
-            model = built()
+            model = small()
             history = resilient.fit(model, dataset, epochs=count, verbose=0, shuffle=False, directory=tmp_path / name, monitor="loss")
         ends.append(digests(model, history))
     assert ends[0] == ends[1]
@@ -157,9 +157,9 @@ def test_a_generator_that_was_read_before_is_refused_for_a_resume(tmp_path: Path
     generator = batches()
     arguments = {"steps_per_epoch": 4, "verbose": 0, "shuffle": False, "directory": tmp_path, "monitor": "loss"}
     with pytest.warns(UserWarning, match="If this training is interrupted"):
-        resilient.fit(built(), generator, epochs=1, **arguments)
+        resilient.fit(small(), generator, epochs=1, **arguments)
     with pytest.warns(UserWarning, match="."), pytest.raises(resilient.ConfigurationError, match="Make a new one"):
-        resilient.fit(built(), generator, epochs=2, **arguments)
+        resilient.fit(small(), generator, epochs=2, **arguments)
 
 
 def test_a_callback_may_set_the_epoch_on_the_data(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_callback_may_set_the_epoch_on_the_data(tmp_path: Path) -> None:
     ends = []
     for own in ({}, {"directory": tmp_path / "run", "monitor": "loss"}):
         keras.utils.set_random_seed(7)
-        data, model = Counted(), built()
+        data, model = Counted(), small()
         data.on_epoch_end = lambda: None
 
         def set_epoch(epoch: int, logs: Any, data: Any = data) -> None:
@@ -193,7 +193,7 @@ def test_an_error_in_the_data_comes_with_the_batch_that_it_belongs_to(tmp_path: 
     trained: list[int] = []
     count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: trained.append(batch))
     with pytest.raises(Exception, match="bad record"):
-        resilient.fit(built(), failing(), steps_per_epoch=9, verbose=0, shuffle=False, callbacks=[count], directory=tmp_path)
+        resilient.fit(small(), failing(), steps_per_epoch=9, verbose=0, shuffle=False, callbacks=[count], directory=tmp_path)
     assert trained == [0, 1, 2, 3, 4]
 
 
@@ -215,7 +215,7 @@ def test_hooks_of_validation_data_are_called_as_by_keras(tmp_path: Path) -> None
     for own in ({}, {"directory": tmp_path / "run"}):
         training, validation = Told(), Told()
         fit = resilient.fit if own else keras.Model.fit
-        fit(built(), training, validation_data=validation, epochs=3, verbose=0, shuffle=False, **own)
+        fit(small(), training, validation_data=validation, epochs=3, verbose=0, shuffle=False, **own)
         calls.append((training.calls, validation.calls))
     assert calls[0] == calls[1]
 
@@ -224,7 +224,7 @@ def test_a_dataset_without_a_batch_is_refused_by_name(tmp_path: Path) -> None:
     """A filter that leaves nothing: one sentence, and not an error from inside of Keras."""
     empty = slices().filter(lambda x, y: y > 99).batch(4)
     with pytest.raises(resilient.ConfigurationError, match="gave no batch"):
-        resilient.fit(built(), empty, verbose=0, shuffle=False, directory=tmp_path)
+        resilient.fit(small(), empty, verbose=0, shuffle=False, directory=tmp_path)
 
 
 def test_many_file_names_on_a_dataset_cost_nothing_per_batch() -> None:
@@ -295,38 +295,38 @@ def test_tensors_in_a_dataset_of_ragged_rows_train_and_resume(tmp_path: Path) ->
 def test_what_cannot_be_trained_on_is_refused_with_the_remedy(make: Callable[[], Any], match: str, tmp_path: Path) -> None:
     """One sentence in place of an error from inside of Keras."""
     with pytest.raises(resilient.ConfigurationError, match=match):
-        resilient.fit(built(), make(), verbose=0, shuffle=False, directory=tmp_path)
+        resilient.fit(small(), make(), verbose=0, shuffle=False, directory=tmp_path)
 
 
 def test_a_validation_split_of_a_dataset_is_refused(tmp_path: Path) -> None:
     """As Keras does: it would be left out without a word."""
     with pytest.raises(resilient.ConfigurationError, match="validation_data"):
-        resilient.fit(built(), slices().batch(4), validation_split=0.2, verbose=0, shuffle=False, directory=tmp_path)
+        resilient.fit(small(), slices().batch(4), validation_split=0.2, verbose=0, shuffle=False, directory=tmp_path)
 
 
 @pytest.mark.parametrize("other", [lambda: slices().batch(16), Pairs, lambda: slices().batch(4)], ids=["size", "kind", "size again"])
 def test_another_input_is_no_continuation(other: Callable[[], Any], tmp_path: Path) -> None:
     """Another kind, or another size of the batches: an error that says what was, and nothing is lost."""
     arguments = {"verbose": 0, "shuffle": False, "directory": tmp_path, "monitor": "loss"}
-    resilient.fit(built(), slices().repeat().batch(8), steps_per_epoch=5, epochs=1, **arguments)
+    resilient.fit(small(), slices().repeat().batch(8), steps_per_epoch=5, epochs=1, **arguments)
     with pytest.raises(resilient.CheckpointMismatchError, match="was"):
-        resilient.fit(built(), other(), steps_per_epoch=5, epochs=2, **arguments)
+        resilient.fit(small(), other(), steps_per_epoch=5, epochs=2, **arguments)
     assert resilient.verify(tmp_path) == []
 
 
 def test_arrays_after_another_input_and_the_other_way_round_are_refused(tmp_path: Path) -> None:
     """The kind of the data belongs to the run."""
     arguments = {"verbose": 0, "shuffle": False, "monitor": "loss"}
-    resilient.fit(built(), X, Y, batch_size=8, epochs=1, directory=tmp_path / "arrays", **arguments)
+    resilient.fit(small(), X, Y, batch_size=8, epochs=1, directory=tmp_path / "arrays", **arguments)
     with pytest.raises(resilient.CheckpointMismatchError, match="data was 'arrays'"):
-        resilient.fit(built(), slices().batch(8), epochs=2, directory=tmp_path / "arrays", **arguments)
+        resilient.fit(small(), slices().batch(8), epochs=2, directory=tmp_path / "arrays", **arguments)
 
 
 def test_an_audit_knows_the_arguments_of_fit() -> None:
     """A misspelt one is an error, as it is for fit."""
     with pytest.raises(resilient.ConfigurationError, match=r"has no argument save_evry\. Did you mean save_every\?"):
-        resilient.audit(built(), X, Y, save_evry=2)
-    assert resilient.audit(built(), X, Y, save_every=2, epochs=3, directory="runs/none") == []
+        resilient.audit(small(), X, Y, save_evry=2)
+    assert resilient.audit(small(), X, Y, save_every=2, epochs=3, directory="runs/none") == []
 
 
 def test_how_the_place_is_found_stands_in_the_journal_and_under_the_table(tmp_path: Path) -> None:
@@ -387,9 +387,9 @@ def test_data_that_come_differently_when_read_again_are_reported(tmp_path: Path)
     """A warning at the resume that says so, and an error where exactness is required."""
     arguments = {"steps_per_epoch": 7, "epochs": 1, "verbose": 0, "shuffle": False, "monitor": "loss", "directory": tmp_path}
     with pytest.raises(RuntimeError, match="stopped"):
-        resilient.fit(built(), changing(0.0), save_every=1, callbacks=[FailsOnce(5)], **arguments)
+        resilient.fit(small(), changing(0.0), save_every=1, callbacks=[FailsOnce(5)], **arguments)
     with pytest.warns(UserWarning, match="did not give the batches again"):
-        resilient.fit(built(), changing(1.0), callbacks=[FailsOnce(10**9)], **arguments)
+        resilient.fit(small(), changing(1.0), callbacks=[FailsOnce(10**9)], **arguments)
 
 
 def test_a_place_with_a_state_of_its_own_is_found_without_reading_what_went_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,11 +444,11 @@ class Fetched(list[int]):
 def test_a_py_dataset_is_entered_in_the_middle(tmp_path: Path) -> None:
     """But for the two batches from which shapes are learned, nothing before the place is fetched."""
     arguments = {"epochs": 1, "verbose": 0, "shuffle": False, "monitor": "loss", "directory": tmp_path, "on_preempt": "return"}
-    resilient.fit(built(), Recording(), callbacks=[AsksToStop()], **arguments)
+    resilient.fit(small(), Recording(), callbacks=[AsksToStop()], **arguments)
     data = Recording()
     at = resilient.checkpoints(tmp_path)[-1].batch
     assert at >= 7
-    resilient.fit(built(), data, callbacks=[AsksToStop()], **arguments)
+    resilient.fit(small(), data, callbacks=[AsksToStop()], **arguments)
     assert list(data.fetched) == [0, 1, *range(at, 10)]
 
 
@@ -493,6 +493,6 @@ class DrawsFromKeras(Pairs):
 
 def test_batches_drawn_with_keras_shared_generator_are_named_by_the_audit() -> None:
     """They depend on the thread that fetches them, with and without a resume; drawn with a seed they do not."""
-    (finding,) = resilient.audit(built(), DrawsFromKeras(), shuffle=False)
+    (finding,) = resilient.audit(small(), DrawsFromKeras(), shuffle=False)
     assert "keras.random without a seed" in finding.what and "seed of your own" in finding.remedy
-    assert resilient.audit(built(), DrawsFromTensorFlow(), shuffle=False) == []
+    assert resilient.audit(small(), DrawsFromTensorFlow(), shuffle=False) == []
