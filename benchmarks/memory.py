@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.child import Child
 from benchmarks.tables import Bar, Table, digits, megabytes
-from chaos.faults import memory
+from chaos.faults.memory import Group, has_groups
 
 _MARGIN = 64_000_000
 _LIMITS = {"64 MB": 0, "one state and 64 MB": 1}  # what is allowed beyond training without saving, and how many states that has in it
@@ -49,7 +49,7 @@ def measure(scale: Scale, directory: Path) -> dict[str, Any]:
     alone = ends["nothing"]
     rows = [{"method": name, "peak": end["peak"], "more": end["peak"] - alone["peak"]} for name, end in ends.items()]
     limited: list[dict[str, Any]] = []
-    if scale.limited and memory.has_groups():
+    if scale.limited and has_groups():
         for number, name in enumerate(here):
             lives = {
                 allowed: _lives(scale, name, directory / f"limited-{number}-{states}", alone["own"] + states * alone["state"] + _MARGIN)
@@ -76,7 +76,7 @@ def _end(scale: Scale, method: str, directory: Path) -> dict[str, int]:
 
 def _lives(scale: Scale, method: str, directory: Path, most: int) -> bool:
     """Whether a process that may have so many bytes trains to the end."""
-    child, group = _start(scale, method, directory), memory.Group(most)
+    child, group = _start(scale, method, directory), Group(most)
     group.take(child.process.pid)
     lives = any(mark["mark"] == "end" for mark in child.marks())
     group.close(within=60)

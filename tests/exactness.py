@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -91,4 +92,7 @@ def run_until_done(program: Program, directory: Path, stops: Sequence[tuple[str,
             found = digests(model, history)
             assert resilient.verify(directory) == []
             return found, stopped
+        # At once, as a process that ends would: an iterator of tf.data waits when it is deleted, the longer the older it is.
+        del model, history
+        gc.collect()
     raise AssertionError("the run did not end")

@@ -424,7 +424,7 @@ def test_who_lives_where_memory_is_limited_is_told(
 
     marks = [{"mark": "built", "state": 1000}, {"mark": "end", "peak": 9000, "own": 7000}]
     monkeypatch.setattr(memory, "Child", played(lambda arguments, born: marks))
-    monkeypatch.setattr(memory, "_has_limits", lambda: True)
+    monkeypatch.setattr(memory, "has_groups", lambda: True)
     monkeypatch.setattr(memory, "_lives", played_lives)
     figures = memory.measure(dataclasses.replace(memory.SCALES["toy"], limited=True), tmp_path)
     assert allowed == [64_007_000, 64_008_000] * 2

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from chaos import kill, oracle
-from chaos.faults import memory
+from chaos.faults.memory import Group, has_groups
 from chaos.rounds import Place, Reference, command, tail
 from chaos.supervised.life import Life, send, trainings
 from chaos.supervised.sabotage import DEEDS, VIOLATIONS, is_worker, workers
@@ -109,7 +109,7 @@ class Round:
         self._program, self._place, self._style, self._pace = command(program, place), place, style, pace
         self._reference, self._deck, self._most = reference, deck, most
         place.root.mkdir(parents=True)
-        self._group = memory.Group(pace.memory) if memory.has_groups() else None
+        self._group = Group(pace.memory) if has_groups() else None
         self._scene = Scene(place, random.Random(seed), pace, reference, limited=self._group is not None)
         self._lives: list[Past] = []
         self._result = Result()
