@@ -56,7 +56,11 @@ class Group:
         self._path.mkdir()
         with contextlib.suppress(OSError):  # a kernel without swap accounting, or version 1, where swap has a limit only beside memory's
             (self._path / "memory.swap.max").write_text("0")
-        self.limit(limit)
+        try:
+            self.limit(limit)
+        except OSError:
+            self.close()
+            raise
 
     def limit(self, nbytes: int | None) -> None:
         """From now on another one."""
