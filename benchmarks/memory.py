@@ -76,11 +76,13 @@ def _end(scale: Scale, method: str, directory: Path) -> dict[str, int]:
 
 def _lives(scale: Scale, method: str, directory: Path, most: int) -> bool:
     """Whether a process that may have so many bytes trains to the end."""
-    child, group = _start(scale, method, directory), Group(most)
-    group.take(child.process.pid)
-    lives = any(mark["mark"] == "end" for mark in child.marks())
-    group.close(within=60)
-    return lives
+    group = Group(most)
+    try:
+        child = _start(scale, method, directory)
+        group.take(child.process.pid)
+        return any(mark["mark"] == "end" for mark in child.marks())
+    finally:
+        group.close(within=60)
 
 
 def tables(figures: dict[str, Any]) -> list[Table]:

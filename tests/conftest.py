@@ -5,8 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from chaos.faults.memory import Group, has_groups
 
 # Before anything imports TensorFlow: its C++ side reads these once. Child processes inherit them.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,3 +28,13 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: else each collection of garbage walks through all of TensorFlow again, a tenth of all time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    """A memory cgroup of our own, without a limit; gone when the test is over."""
+    if not has_groups():
+        pytest.skip("no memory cgroup can be made here")
+    found = Group()
+    yield found
+    assert found.close(within=10)

@@ -53,7 +53,10 @@ def built(**arguments: Any) -> Any:
 
 
 def small(**arguments: Any) -> Any:
-    """Little to trace, and enough to tell any change of order: masks are drawn, and momentum remembers every batch."""
+    """Little to trace, and enough to tell any change of order: masks are drawn, and momentum remembers every batch.
+
+    It has no BatchNormalization, only one seed generator and no compiled metric; those are for `built`.
+    """
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dropout(0.3), keras.layers.Dense(3)])
     return compiled(model, **{"optimizer": keras.optimizers.SGD(0.05, momentum=0.9), "metrics": [], **arguments})
 
@@ -117,18 +120,19 @@ PROGRAMS = {
     "in order": program(small, shuffle=False, validation_data=VALIDATION),
     "shuffled within batches": program(small, shuffle="batch", validation_data=VALIDATION),
     "unbuilt model": program(unbuilt, validation_data=VALIDATION),
+    "unbuilt model, no validation": program(unbuilt),
     "validation split": program(small, validation_split=0.2),
     "no validation": program(small),
     "rare validation": program(small, validation_data=VALIDATION, validation_freq=2),
     "sample weights": program(built, sample_weight=WEIGHTS, validation_data=(*VALIDATION, WEIGHTS[:20])),
     "class weights": program(small, class_weight={0: 1.0, 1: 2.0, 2: 0.5}, validation_data=VALIDATION),
-    "several steps per execution": program(lambda: small(steps_per_execution=4), validation_data=VALIDATION, shuffle=False),
+    "several steps per execution": program(lambda: built(steps_per_execution=4), validation_data=VALIDATION, shuffle=False),
     "fewer steps per epoch": program(small, steps_per_epoch=4, validation_data=VALIDATION, epochs=7),
     "tensors": program(small, x=tf.constant(X), y=tf.constant(Y), validation_data=VALIDATION),
     "pandas": program(small, x=pd.DataFrame(X), y=pd.Series(Y), validation_data=VALIDATION),
     "nested inputs and outputs": program(nested, x={"a": X[:, :3], "b": X[:, 3:]}, y=[Y, X[:, 0]], validation_split=0.2),
     "moving average of weights": program(with_ema, validation_data=VALIDATION),
-    "eager": program(lambda: small(run_eagerly=True), validation_data=VALIDATION, epochs=3),
+    "eager": program(lambda: built(run_eagerly=True), validation_data=VALIDATION, epochs=3),
     "gradient accumulation": program(
         lambda: built(optimizer=keras.optimizers.Adam(1e-2, gradient_accumulation_steps=3)), validation_data=VALIDATION
     ),

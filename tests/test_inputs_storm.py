@@ -19,6 +19,9 @@ from chaos.programs import registry
 from chaos.rounds import Place
 from chaos.zygote import Zygote
 
+# The first test that asks for a verdict waits for the whole storm, and each of pytest's workers may play one at the same time.
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from supervised import ROOT, events, run
 
-from chaos.faults.memory import Group, has_groups
+from chaos.faults.memory import Group
 from resilient import memory
 from resilient.memory import Copies, Room, Usage, oom_kills
 
@@ -245,16 +244,6 @@ def test_whatever_training_takes_copies_are_made_only_where_they_fit(total, trai
     for some in copied:
         copies = machine.save(nbytes * GB)
         machine.train(nbytes * GB if some and copies else 0)
-
-
-@pytest.fixture
-def group() -> Iterator[Group]:
-    """A memory cgroup of our own, without a limit."""
-    if not has_groups():
-        pytest.skip("no memory cgroup can be made here")
-    found = Group()
-    yield found
-    assert found.close(within=10)
 
 
 def test_a_real_out_of_memory_kill_is_told_from_other_kills(tmp_path, group):

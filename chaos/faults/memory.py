@@ -13,6 +13,10 @@ from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = re.compile(r"^\d+:(?:\w+,)*memory(?:,\w+)*:(/.*)$", re.MULTILINE)  # of version 1, in /proc/self/cgroup
+_FILES = {  # by version: the limit, what is counted, and where 0 keeps processes from being swapped out instead of killed
+    1: ("memory.limit_in_bytes", "memory.oom_control", "memory.swappiness"),
+    2: ("memory.max", "memory.events", "memory.swap.max"),
+}
 _UNLIMITED = {"memory.limit_in_bytes": "-1", "memory.max": "max"}
 
 
@@ -49,13 +53,13 @@ class Group:
     def __init__(self, limit: int | None = None) -> None:
         own = _OWN.search(Path("/proc/self/cgroup").read_text())
         above = _CGROUPS / "memory" / own[1].lstrip("/") if own else _CGROUPS
-        self._limit, self._events = ("memory.limit_in_bytes", "memory.oom_control") if own else ("memory.max", "memory.events")
+        self._limit, self._events, self._swap = _FILES[1 if own else 2]
         if not own and "memory" not in (_CGROUPS / "cgroup.subtree_control").read_text().split():
             raise OSError("memory is not limited by the groups of this machine")
         self._path = above / f"resilient-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path.mkdir()
-        with contextlib.suppress(OSError):  # a kernel without swap accounting, or version 1, where swap has a limit only beside memory's
-            (self._path / "memory.swap.max").write_text("0")
+        with contextlib.suppress(OSError):  # a kernel without swap accounting
+            (self._path / self._swap).write_text("0")
         try:
             self.limit(limit)
         except OSError:
