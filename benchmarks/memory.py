@@ -76,13 +76,10 @@ def _end(scale: Scale, method: str, directory: Path) -> dict[str, int]:
 
 def _lives(scale: Scale, method: str, directory: Path, most: int) -> bool:
     """Whether a process that may have so many bytes trains to the end."""
-    group = Group(most)
-    try:
+    with Group(most) as group:
         child = _start(scale, method, directory)
         group.take(child.process.pid)
         return any(mark["mark"] == "end" for mark in child.marks())
-    finally:
-        group.close(within=60)
 
 
 def tables(figures: dict[str, Any]) -> list[Table]:

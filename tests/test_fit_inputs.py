@@ -222,6 +222,7 @@ def loop() -> Any:
 
 
 STEPS = {"steps_per_epoch": 7}
+# With the wide model once for each kind of input, with the small one else.
 PROGRAMS = {
     "dataset in order": program(in_order),
     "dataset shuffled": program(shuffled, built),
@@ -238,7 +239,7 @@ PROGRAMS = {
     "dataset of unknown length, several steps per execution": program(filtered, loop),
     "dataset with class weights": program(in_order, class_weight={0: 1.0, 1: 2.0, 2: 0.5}),
     "dataset, eager": program(shuffled, lambda: small(run_eagerly=True), epochs=3),
-    "PyDataset": program(Pairs),
+    "PyDataset": program(Pairs, built),
     "PyDataset shuffled by fit": program(Pairs, shuffle=True),
     "PyDataset, threads": program(lambda: Pairs(workers=3)),
     "PyDataset, processes": program(lambda: Pairs(workers=2, use_multiprocessing=True), epochs=3),
@@ -248,7 +249,7 @@ PROGRAMS = {
     "PyDataset that draws for each batch": program(Noisy),
     "PyDataset, fewer steps": program(Pairs, steps_per_epoch=4, epochs=6),
     "PyDataset, several steps per execution": program(Pairs, loop),
-    "generator": program(batches, **STEPS),
+    "generator": program(batches, built, **STEPS),
     "generator of one epoch": program(lambda: batches(20), epochs=1),
     "generator that draws from NumPy's generator": program(noisy_batches, **STEPS),
     "iterator with get_state": program(Counting, **STEPS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -117,15 +118,16 @@ class Round:
     def play(self) -> Result:
         """Until the training is done, or something is wrong that no restart can mend."""
         began = time.monotonic()
-        if self._style.poison is not None:
-            self._scene.poison(self._style.poison)
-        try:
-            while self._live():
-                pass
-        except TimeoutError as error:
-            self._result.problems.append(f"after {self._result.strikes[-3:]}: {error}")
-        finally:
-            self._end()
+        with self._group or contextlib.nullcontext():
+            if self._style.poison is not None:
+                self._scene.poison(self._style.poison)
+            try:
+                while self._live():
+                    pass
+            except TimeoutError as error:
+                self._result.problems.append(f"after {self._result.strikes[-3:]}: {error}")
+            finally:
+                self._end()
         if not self._result.problems:
             self._judge()
         self._result.seconds = time.monotonic() - began
@@ -167,8 +169,6 @@ class Round:
         for pid in left:
             self._result.problems.append(f"an orphan: {pid}")
             send(pid, signal.SIGKILL)
-        if self._group is not None:
-            self._group.close(within=_DYING)
 
     def _left(self) -> set[int]:
         """What still runs of all that this round has started, found in three ways."""
